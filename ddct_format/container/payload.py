@@ -1,0 +1,50 @@
+"""A payload as it is stored: its chunks and their checksums (spec sections 4 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import google_crc32c
+
+from ddct_format.container.buffers import byte_view
+from ddct_format.container.zstd_frame import Effort, compress
+
+if TYPE_CHECKING:
+    from ddct_format.container.buffers import Buffer
+
+__all__ = ["StoredPayload", "store_payload"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayload:
+    """A compressed payload, ready to be appended to an archive."""
+
+    raw_size: int
+    chunks: tuple[bytes, ...]
+    checksums: tuple[int, ...]
+    """crc32c of each of ``chunks``."""
+
+    @property
+    def stored_size(self) -> int:
+        return sum(map(len, self.chunks))
+
+
+def store_payload(sections: Sequence[Buffer], chunk_size: int, effort: Effort = "default") -> StoredPayload:
+    """Cut the concatenated sections into chunks and compress each. Pure; runs on any thread.
+
+    Args:
+        sections: C-contiguous buffers; where one ends, the payload's statistics change.
+        chunk_size: raw bytes of all chunks but the last.
+        effort: see :func:`~ddct_format.container.zstd_frame.compress`.
+    """
+    views = [byte_view(section) for section in sections]
+    raw = memoryview(b"".join(views))
+    ends = list(accumulate(map(len, views)))
+    chunks = tuple(
+        compress(raw[start : start + chunk_size], [end - start for end in ends], effort)
+        for start in range(0, len(raw), chunk_size)
+    )
+    return StoredPayload(len(raw), chunks, tuple(google_crc32c.value(chunk) for chunk in chunks))

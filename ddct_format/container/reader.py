@@ -1,0 +1,269 @@
+"""Reading an archive: all checks of spec section 9 that need neither codecs nor the base model."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, Self
+
+import google_crc32c
+
+from ddct_format.container.chunk_table import ChunkTable, chunk_count, parse_table
+from ddct_format.container.digest import TensorHasher
+from ddct_format.container.metadata import parse_metadata
+from ddct_format.container.preamble import PREAMBLE_SIZE, Preamble, parse_preamble
+from ddct_format.container.records import FileRecord, Metadata, TensorRecord
+from ddct_format.container.source import Source
+from ddct_format.container.zstd_frame import decompress
+from ddct_format.errors import BudgetError, CorruptError, DdctError
+
+__all__ = ["DEFAULT_BUDGET", "ArchiveReader", "LayerCheck", "OnChunk"]
+
+DEFAULT_BUDGET: Final = 8 << 30
+"""Bytes that opening an archive, or reading one payload, may allocate unless the caller says otherwise."""
+
+LayerCheck = Callable[[TensorRecord, int], None]
+"""Checks one layer of one tensor against its codec; raises UnsupportedError or InvalidError."""
+
+OnChunk = Callable[[int, int], None]
+"""Told how many chunks are done, and how many there are."""
+
+_READ_SIZE: Final = 4 << 20
+"""Stored bytes that are read at once, where chunks follow one another."""
+
+
+class ArchiveReader:
+    """An open archive. Methods that read may be called from several threads at once.
+
+    Attributes:
+        preamble: what the first 64 bytes say.
+        metadata: the checked metadata.
+        content_id: sha256 of the raw metadata, which recompression does not change.
+        file_size: bytes of the whole file.
+        tensors: records by name, in the order of the file.
+        source: where the bytes come from.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        preamble: Preamble,
+        metadata: Metadata,
+        content_id: str,
+        table: ChunkTable,
+        budget: int,
+    ) -> None:
+        """Use :meth:`open`."""
+        self.preamble = preamble
+        self.metadata = metadata
+        self.content_id = content_id
+        self.file_size = preamble.file_size
+        self.source = source
+        self._table = table
+        self._budget = budget
+        self.tensors: Mapping[str, TensorRecord] = {tensor.name: tensor for tensor in metadata.tensors}
+        self._files = {file.path: file for file in metadata.files}
+
+    @classmethod
+    def open(cls, source: Source, *, check_layer: LayerCheck | None = None, budget: int = DEFAULT_BUDGET) -> Self:
+        """Read and check everything but the chunks: spec section 9, steps 1 to 9.
+
+        Args:
+            source: owned by the reader from here on; closed with it, and when it is refused.
+            check_layer: called for every layer, tensor by tensor, as step 8.
+            budget: bytes that may be allocated, here and for each payload that is asked for.
+
+        Raises:
+            TruncatedError, CorruptError, UnsupportedError, InvalidError: as section 9 says.
+            BudgetError: metadata and chunk table need more than ``budget``.
+            StorageError: the source cannot be read.
+        """
+        try:
+            with _located(source.name):
+                preamble = parse_preamble(source.read_at(0, min(PREAMBLE_SIZE, source.size)), source.size)
+                _check_budget(preamble.chunks_offset + preamble.metadata_raw_size, budget, "opening it")
+                raw, table_bytes = _read_regions(source, preamble)
+                content_id = hashlib.sha256(raw).hexdigest()
+                metadata = parse_metadata(raw)
+                if check_layer is not None:
+                    _check_layers(metadata, check_layer)
+                table = parse_table(table_bytes, metadata, preamble.chunks_offset, preamble.file_size)
+                return cls(source, preamble, metadata, content_id, table, budget)
+        except BaseException:
+            source.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the source; a second call does nothing."""
+        self.source.close()
+
+    def tensor(self, name: str) -> TensorRecord:
+        """The record of a tensor; KeyError if the archive has none of that name."""
+        return self.tensors[name]
+
+    def payload(self, name: str, layer: int) -> bytes:
+        """The raw payload of a tensor's layer, every chunk of it checked.
+
+        Raises:
+            KeyError, IndexError: there is no such tensor or layer.
+            CorruptError, TruncatedError, InvalidError: section 9, step 11.
+            BudgetError: it is larger than the reader's budget.
+            StorageError: the source cannot be read.
+        """
+        return self.payload_range(name, layer, 0, self.tensors[name].layers[layer].size)
+
+    def payload_range(self, name: str, layer: int, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` (exclusive) of a raw payload; only their chunks are read.
+
+        Raises:
+            ValueError: the range does not lie in the payload.
+            As :meth:`payload` does, for the chunks that hold the range.
+        """
+        size = self.tensors[name].layers[layer].size
+        if not 0 <= start <= stop <= size:
+            raise ValueError(f"bytes {start} to {stop} are not in a payload of {size} bytes")
+        if start == stop:
+            return b""
+        chunk_size = self.metadata.chunk_size
+        begin, end = start // chunk_size, chunk_count(stop, chunk_size)
+        with _located(self.source.name, name):
+            _check_budget(min(end * chunk_size, size) - begin * chunk_size, self._budget, "its payload")
+            raw = b"".join(self._chunks(self._table.layers[layer][name], size, begin, end))
+        skipped = begin * chunk_size
+        return raw[start - skipped : stop - skipped]
+
+    def stored_size(self, name: str) -> int:
+        """Stored bytes of all chunks of all layers of a tensor."""
+        offsets = self._table.offsets
+        total = 0
+        for starts, layer in zip(self._table.layers, self.tensors[name].layers, strict=False):
+            first = starts[name]
+            total += offsets[first + chunk_count(layer.size, self.metadata.chunk_size)] - offsets[first]
+        return total
+
+    def file(self, path: str) -> bytes:
+        """The bytes of a side file, its digest checked; KeyError if the archive has none of that path.
+
+        Raises:
+            As :meth:`payload` does.
+            CorruptError: the digest does not match.
+        """
+        record = self._files[path]
+        with _located(self.source.name):
+            _check_budget(record.size, self._budget, f"the side file {path!r}")
+            return b"".join(self._file_chunks(record))
+
+    def verify_chunks(self, on_chunk: OnChunk | None = None) -> int:
+        """Check every chunk and every side file, in the order of the file; the number of chunks.
+
+        Memory stays at a few MiB, whatever the archive's size.
+
+        Raises:
+            CorruptError, TruncatedError, InvalidError: section 9, steps 11 and 12.
+            StorageError: the source cannot be read.
+        """
+        total = len(self._table)
+        for done, _ in enumerate(self._all_chunks(), start=1):
+            if on_chunk is not None:
+                on_chunk(done, total)
+        return total
+
+    def _all_chunks(self) -> Iterator[bytes]:
+        with _located(self.source.name):
+            for file in self.metadata.files:
+                yield from self._file_chunks(file)
+        for index, starts in enumerate(self._table.layers):
+            for name, first in starts.items():
+                size = self.tensors[name].layers[index].size
+                with _located(self.source.name, name):
+                    yield from self._chunks(first, size, 0, chunk_count(size, self.metadata.chunk_size))
+
+    def _file_chunks(self, file: FileRecord) -> Iterator[bytes]:
+        hasher = TensorHasher()
+        count = chunk_count(file.size, self.metadata.chunk_size)
+        for raw in self._chunks(self._table.files[file.path], file.size, 0, count):
+            hasher.update(raw)
+            yield raw
+        if hasher.hexdigest() != file.digest:
+            raise CorruptError(f"the digest of the side file {file.path!r} does not match")
+
+    def _chunks(self, first: int, size: int, begin: int, end: int) -> Iterator[bytes]:
+        """Raw chunks ``begin`` to ``end`` of the payload of ``size`` bytes that starts at chunk ``first``."""
+        offsets, checksums = self._table.offsets, self._table.checksums
+        chunk_size = self.metadata.chunk_size
+        position, stop = first + begin, first + end
+        while position < stop:
+            start = offsets[position]
+            # As many chunks as fit in one read, and at least one.
+            after = max(position + 1, bisect_right(offsets, start + _READ_SIZE, position, stop + 1) - 1)
+            stored = self.source.read_at(start, offsets[after] - start)
+            for chunk in range(position, after):
+                piece = stored[offsets[chunk] - start : offsets[chunk + 1] - start]
+                if google_crc32c.value(piece) != checksums[chunk]:
+                    raise CorruptError(f"the checksum of chunk {chunk} does not match")
+                with _chunk_named(chunk):
+                    raw = decompress(piece, min(chunk_size, size - (chunk - first) * chunk_size))
+                yield raw
+            position = after
+
+
+def _read_regions(source: Source, preamble: Preamble) -> tuple[bytes, bytes]:
+    """Raw metadata and chunk table: spec section 9, step 5."""
+    regions = source.read_at(PREAMBLE_SIZE, preamble.chunks_offset - PREAMBLE_SIZE)
+    stored, table = regions[: preamble.metadata_stored_size], regions[preamble.metadata_stored_size :]
+    if google_crc32c.value(stored) != preamble.metadata_crc32c:
+        raise CorruptError("the metadata's checksum does not match")
+    if google_crc32c.value(table) != preamble.table_crc32c:
+        raise CorruptError("the chunk table's checksum does not match")
+    try:
+        return decompress(stored, preamble.metadata_raw_size), table
+    except DdctError as error:
+        error.reason = f"metadata: {error.reason}"
+        raise
+
+
+def _check_layers(metadata: Metadata, check_layer: LayerCheck) -> None:
+    for tensor in metadata.tensors:
+        for index in range(len(tensor.layers)):
+            try:
+                check_layer(tensor, index)
+            except DdctError as error:
+                error.at(tensor=tensor.name)
+                raise
+
+
+def _check_budget(needed: int, budget: int, what: str) -> None:
+    if needed > budget:
+        raise BudgetError(f"{what} needs {needed} bytes of memory, more than the {budget} allowed")
+
+
+@contextmanager
+def _located(place: str, tensor: str | None = None) -> Iterator[None]:
+    try:
+        yield
+    except DdctError as error:
+        error.at(place=place, tensor=tensor)
+        raise
+
+
+@contextmanager
+def _chunk_named(chunk: int) -> Iterator[None]:
+    try:
+        yield
+    except DdctError as error:
+        error.reason = f"chunk {chunk}: {error.reason}"
+        raise

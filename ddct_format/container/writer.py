@@ -1,0 +1,257 @@
+"""Writing an archive (spec sections 2 to 6)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import google_crc32c
+
+from ddct_format.container.chunk_table import build_table, parse_table, payload_sizes
+from ddct_format.container.digest import tensor_digest
+from ddct_format.container.metadata import parse_metadata, serialise_metadata
+from ddct_format.container.payload import StoredPayload, store_payload
+from ddct_format.container.preamble import PREAMBLE_SIZE, Preamble, build_preamble
+from ddct_format.container.publish import publish_file, temporary_path, write_all
+from ddct_format.container.records import FileRecord, Metadata
+from ddct_format.container.zstd_frame import Effort, compress
+from ddct_format.errors import ArchiveError, InvalidError, OutputExistsError, StorageError
+from ddct_format.limits import MAX_CHUNK_SIZE, MAX_CHUNKS, MAX_LAYERS, MAX_METADATA_SIZE, MIN_CHUNK_SIZE
+
+if TYPE_CHECKING:
+    from ddct_format.container.buffers import Buffer
+
+__all__ = ["DEFAULT_CHUNK_SIZE", "ArchiveWriter", "SealedArchive"]
+
+DEFAULT_CHUNK_SIZE: Final = 64 << 10
+_COPY_SIZE: Final = 4 << 20
+
+
+@dataclass(slots=True)
+class _Spool:
+    """The payloads of one layer, in a file without a name: it vanishes with the process."""
+
+    file: FileIO
+    raw_sizes: array[int] = field(default_factory=lambda: array("Q"))
+    stored_sizes: array[int] = field(default_factory=lambda: array("I"))
+    checksums: array[int] = field(default_factory=lambda: array("I"))
+
+    def append(self, payload: StoredPayload) -> None:
+        for chunk in payload.chunks:
+            write_all(self.file.fileno(), chunk)
+        self.raw_sizes.append(payload.raw_size)
+        self.stored_sizes.extend(map(len, payload.chunks))
+        self.checksums.extend(payload.checksums)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedArchive:
+    """What was written."""
+
+    content_id: str
+    file_size: int
+    """Bytes of the whole file."""
+    file_sha256: str
+    """Of the whole file."""
+
+
+class ArchiveWriter:
+    """Writes one archive; a context manager that leaves nothing behind unless :meth:`seal` succeeded.
+
+    Chunks wait in temporary files in the output's directory, one per layer, since the order of the file
+    is by layer and the table comes before them. While it is sealed, an archive needs twice its size on disk.
+    ``compress_payload`` may run on any thread; the other methods on one at a time.
+
+    Args:
+        path: the archive, which must not exist.
+        chunk_size: raw bytes of a chunk; a power of two, 4 KiB … 16 MiB.
+        effort: how hard :meth:`compress_payload` tries.
+
+    Raises:
+        OutputExistsError: ``path`` exists.
+        StorageError: its directory does not.
+        ValueError: ``chunk_size`` is not allowed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        effort: Effort = "default",
+    ) -> None:
+        if not MIN_CHUNK_SIZE <= chunk_size <= MAX_CHUNK_SIZE or chunk_size & (chunk_size - 1):
+            raise ValueError(f"chunk_size {chunk_size} is not a power of two, 4 KiB … 16 MiB")
+        self.path = Path(path)
+        self.chunk_size = chunk_size
+        self._effort: Effort = effort
+        self._files: list[FileRecord] = []
+        self._file_spool: _Spool | None = None
+        self._layer_spools: list[_Spool] = []
+        self._closed = False
+        if os.path.lexists(self.path):
+            raise OutputExistsError("already exists and is never overwritten", place=self.path)
+        if not self.path.parent.is_dir():
+            raise StorageError("the directory does not exist", place=self.path.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the temporary files; a second call does nothing."""
+        self._closed = True
+        for spool in self._spools():
+            spool.file.close()
+
+    def compress_payload(self, sections: Sequence[Buffer]) -> StoredPayload:
+        """The concatenated sections, cut into chunks and compressed; pure, for any thread."""
+        return store_payload(sections, self.chunk_size, self._effort)
+
+    def add_file(self, path: str, data: Buffer) -> FileRecord:
+        """Append a side file and return its record for the metadata; in ascending order of ``path``.
+
+        Raises:
+            ValueError: the order is wrong, or the writer is closed.
+            StorageError: it cannot be written.
+        """
+        if self._files and self._files[-1].path >= path:
+            raise ValueError(f"side files must be added in ascending order of path: {path!r}")
+        payload = self.compress_payload([data])
+        self._check_open()
+        with _storage(self.path):
+            if self._file_spool is None:
+                self._file_spool = self._new_spool()
+            self._file_spool.append(payload)
+        record = FileRecord(path, payload.raw_size, tensor_digest(data))
+        self._files.append(record)
+        return record
+
+    def append(self, layer_index: int, payload: StoredPayload) -> None:
+        """Append the payload of the next tensor, in the order of tensors, that has a layer ``layer_index``.
+
+        Raises:
+            ValueError: the index is not 0 … 3, or the writer is closed.
+            StorageError: it cannot be written.
+        """
+        if not 0 <= layer_index < MAX_LAYERS:
+            raise ValueError(f"layer {layer_index} is not in 0 … {MAX_LAYERS - 1}")
+        self._check_open()
+        with _storage(self.path):
+            while len(self._layer_spools) <= layer_index:
+                self._layer_spools.append(self._new_spool())
+            self._layer_spools[layer_index].append(payload)
+
+    def seal(self, metadata: Metadata, check: Callable[[Path], None] | None = None) -> SealedArchive:
+        """Write the archive, put it on disk and give it its name.
+
+        Args:
+            metadata: describes all that was appended.
+            check: called with the path of the complete file before it gets its name; may raise.
+
+        Raises:
+            InvalidError, UnsupportedError: a reader would refuse the metadata, or they do not
+                describe what was appended.
+            OutputExistsError: the output has appeared meanwhile.
+            StorageError: it cannot be written.
+            ValueError: the writer is closed.
+        """
+        self._check_open()
+        try:
+            raw = serialise_metadata(metadata)
+            self._check_metadata(metadata, raw)
+        except ArchiveError as error:
+            error.at(place=self.path)
+            raise
+        stored = compress(raw)
+        stored_sizes, checksums = array("I"), array("I")
+        for spool in self._spools():
+            stored_sizes.extend(spool.stored_sizes)
+            checksums.extend(spool.checksums)
+        table = build_table(stored_sizes, checksums)
+        preamble = Preamble(
+            file_size=PREAMBLE_SIZE + len(stored) + len(table) + sum(stored_sizes),
+            metadata_stored_size=len(stored),
+            metadata_raw_size=len(raw),
+            metadata_crc32c=google_crc32c.value(stored),
+            table_size=len(table),
+            table_crc32c=google_crc32c.value(table),
+        )
+        parse_table(table, metadata, preamble.chunks_offset, preamble.file_size)
+        temporary = temporary_path(self.path.parent)
+        with _storage(self.path):
+            try:
+                file_sha256 = self._write(temporary, [build_preamble(preamble), stored, table])
+                if check is not None:
+                    check(temporary)
+                publish_file(temporary, self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        self.close()
+        return SealedArchive(hashlib.sha256(raw).hexdigest(), preamble.file_size, file_sha256)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the writer is closed")
+
+    def _check_metadata(self, metadata: Metadata, raw: bytes) -> None:
+        # Whatever this writer seals, a reader must accept: so it is read back.
+        if len(raw) > MAX_METADATA_SIZE:
+            raise InvalidError(f"metadata of {len(raw)} bytes is over {MAX_METADATA_SIZE}")
+        parse_metadata(raw)
+        if metadata.chunk_size != self.chunk_size:
+            raise InvalidError(f"chunk_size is {metadata.chunk_size}, not {self.chunk_size}")
+        appended = [size for spool in self._spools() for size in spool.raw_sizes]
+        if list(metadata.files) != self._files or list(payload_sizes(metadata)) != appended:
+            raise InvalidError("the metadata do not describe the payloads that were appended")
+        if sum(len(spool.stored_sizes) for spool in self._spools()) > MAX_CHUNKS:
+            raise InvalidError(f"there are more than {MAX_CHUNKS} chunks")
+
+    def _new_spool(self) -> _Spool:
+        directory = self.path.parent
+        return _Spool(tempfile.TemporaryFile(dir=directory, prefix=".ddct-", buffering=0))
+
+    def _spools(self) -> list[_Spool]:
+        """In the order of the file."""
+        return ([self._file_spool] if self._file_spool is not None else []) + self._layer_spools
+
+    def _write(self, path: Path, head: Sequence[bytes]) -> str:
+        hasher = hashlib.sha256()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            for part in head:
+                hasher.update(part)
+                write_all(descriptor, part)
+            for spool in self._spools():
+                spool.file.seek(0)
+                while piece := spool.file.read(_COPY_SIZE):
+                    hasher.update(piece)
+                    write_all(descriptor, piece)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return hasher.hexdigest()
+
+
+@contextmanager
+def _storage(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot be written: {error.strerror}", place=place) from error

@@ -1,0 +1,18 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Path:
+    """The collection of real models: $DDCT_ZOO, or ../shared/zoo beside the repository."""
+    beside = Path(__file__).parents[2] / "shared" / "zoo"
+    location = Path(os.environ.get("DDCT_ZOO") or beside)
+    if not location.is_dir():
+        pytest.skip(f"no collection of real models at {location}: set DDCT_ZOO to run this")
+    return location
