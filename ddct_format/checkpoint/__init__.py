@@ -1,0 +1,22 @@
+"""Model directories: safetensors files, shards, side files, and outputs that are complete or absent."""
+
+from __future__ import annotations
+
+from ddct_format.checkpoint.model_directory import Checkpoint, Shard, TensorInfo, open_checkpoint
+from ddct_format.checkpoint.output_directory import OutputDirectory, owner_of_temporary
+from ddct_format.checkpoint.safetensors_file import SafetensorsFile, SafetensorsWriter, StoredTensor
+from ddct_format.checkpoint.side_files import SideFile, SkippedFile
+
+__all__ = [
+    "Checkpoint",
+    "OutputDirectory",
+    "SafetensorsFile",
+    "SafetensorsWriter",
+    "Shard",
+    "SideFile",
+    "SkippedFile",
+    "StoredTensor",
+    "TensorInfo",
+    "open_checkpoint",
+    "owner_of_temporary",
+]
