@@ -1,0 +1,40 @@
+"""What every backend does. The contract is equality of bytes, not closeness: see tests/parity/."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..codec.dctq import DctqParams, DctqPayload
+from ..codec.patches import PatchGrid
+
+__all__ = ["Backend"]
+
+
+class Backend(Protocol):
+    """The arithmetic of dctq.v1 on some hardware. Tensors come and go as bytes in host memory."""
+
+    name: str
+
+    def delta(
+        self, base: npt.NDArray[np.uint8], base_dtype: str, target: npt.NDArray[np.uint8], dtype: str
+    ) -> npt.NDArray[np.float32]:
+        """``target − base`` in float32, 1-D. An encoder's primitive: not bound to equal bytes."""
+
+    def coefficients(self, view: npt.NDArray[np.float32], grid: PatchGrid, transform: str) -> npt.NDArray[np.float32]:
+        """Forward transform, [rows, cols] -> [patches, p, p]. An encoder's primitive: not bound to equal bytes."""
+
+    def decode_delta(self, params: DctqParams, payload: DctqPayload) -> npt.NDArray[np.float32]:
+        """The decoded delta, [rows, cols], as section 7.2.3 computes it: the same bits on every backend."""
+
+    def apply(
+        self,
+        params: DctqParams,
+        payload: DctqPayload,
+        base: npt.NDArray[np.uint8],
+        base_dtype: str,
+        dtype: str,
+    ) -> npt.NDArray[np.uint8]:
+        """Bytes of the base tensor -> bytes of the tensor after the layer: the same bits on every backend."""
