@@ -1,0 +1,170 @@
+"""``ddct.toml``: every key, its type and its default. Unknown keys are refused.
+
+::
+
+    [watch]
+    path = "runs"                 # required: the directory that checkpoints appear in
+    settle_seconds = 10           # a checkpoint must not change for so long
+    plain_settle_seconds = 60     # the same for model directories that have no end marker
+    rescan_seconds = 30           # a full listing at least so often, whatever the OS reports
+
+    [base]
+    path = "models/base"          # required: what the checkpoints were fine-tuned from
+
+    [pack]
+    preset = "paper"
+    device = "cpu"
+    threads = 1                   # CPU threads of a pack
+    nice = 10                     # its scheduling priority, 0 (normal) to 19 (last)
+
+    [hub]
+    path = "hub"                  # required: either path, a directory, or url
+    name = "my-run"               # required: checkpoints are published as my-run/checkpoint-10
+
+    [state]
+    path = "ddct-state"           # required: the daemon's own directory, made if it is not there
+    stop_seconds = 20             # on SIGTERM, running work may take so long to end
+
+Relative paths are relative to the directory of the configuration file.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddct_format.errors import ConfigError, HubError
+from ddct_format.hub import check_name
+
+__all__ = ["Config", "load_config"]
+
+_MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A checked configuration; paths are absolute, durations are seconds."""
+
+    watch_path: Path
+    settle_seconds: float
+    plain_settle_seconds: float
+    rescan_seconds: float
+    base_path: Path
+    preset: str
+    device: str
+    threads: int
+    nice: int
+    hub: str
+    hub_name: str
+    state_path: Path
+    stop_seconds: float
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, has an unknown key, lacks a required one
+            or has a value of the wrong kind. ``place`` is the file; the reason names the key.
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(_MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError((error.strerror or str(error)).lower(), place=file) from error
+    if len(raw) > _MAX_CONFIG_BYTES:
+        raise ConfigError(f"larger than {_MAX_CONFIG_BYTES} bytes", place=file)
+    try:
+        document = tomllib.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not valid TOML: {error}", place=file) from error
+    try:
+        return _build(document, file.absolute().parent)
+    except ConfigError as error:
+        raise error.at(place=file) from None
+
+
+def _build(document: dict[str, object], directory: Path) -> Config:
+    unknown = sorted(set(document) - {"watch", "base", "pack", "hub", "state"})
+    if unknown:
+        raise ConfigError(f"unknown section [{unknown[0]}]")
+    watch = _Section(document, "watch", ("path", "settle_seconds", "plain_settle_seconds", "rescan_seconds"))
+    base = _Section(document, "base", ("path",))
+    pack = _Section(document, "pack", ("preset", "device", "threads", "nice"))
+    hub = _Section(document, "hub", ("path", "url", "name"))
+    state = _Section(document, "state", ("path", "stop_seconds"))
+    return Config(
+        watch_path=directory / watch.text("path"),
+        settle_seconds=watch.seconds("settle_seconds", 10.0),
+        plain_settle_seconds=watch.seconds("plain_settle_seconds", 60.0),
+        rescan_seconds=watch.seconds("rescan_seconds", 30.0, least=0.05),
+        base_path=directory / base.text("path"),
+        preset=pack.text("preset", "paper"),
+        device=pack.text("device", "cpu"),
+        threads=pack.integer("threads", 1, 1, 1024),
+        nice=pack.integer("nice", 10, 0, 19),
+        hub=_hub_location(hub, directory),
+        hub_name=_hub_name(hub),
+        state_path=directory / state.text("path"),
+        stop_seconds=state.seconds("stop_seconds", 20.0),
+    )
+
+
+def _hub_location(hub: _Section, directory: Path) -> str:
+    if hub.has("path") == hub.has("url"):
+        raise ConfigError("[hub] needs either path or url")
+    return str(directory / hub.text("path")) if hub.has("path") else hub.text("url")
+
+
+def _hub_name(hub: _Section) -> str:
+    try:
+        return check_name(hub.text("name"))
+    except HubError as error:
+        raise ConfigError(f"[hub] name: {error.reason}") from error
+
+
+class _Section:
+    """One table of the document, with checked access to its keys."""
+
+    def __init__(self, document: dict[str, object], name: str, known: Iterable[str]) -> None:
+        table = document.get(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"[{name}] must be a section")
+        unknown = sorted(set(table) - set(known))
+        if unknown:
+            raise ConfigError(f"unknown key {unknown[0]!r} in [{name}]")
+        self._name = name
+        self._table: dict[str, object] = table
+
+    def has(self, key: str) -> bool:
+        return key in self._table
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._table.get(key, default)
+        if value is None:
+            raise self._wrong(key, "is required")
+        if not isinstance(value, str) or not value or not value.isprintable():
+            raise self._wrong(key, "must be a text of printable characters")
+        return value
+
+    def seconds(self, key: str, default: float, *, least: float = 0.0) -> float:
+        value = self._table.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self._wrong(key, "must be a number of seconds")
+        if not least <= value <= 86400:
+            raise self._wrong(key, f"must be in {least:g} to 86400 seconds")
+        return float(value)
+
+    def integer(self, key: str, default: int, least: int, most: int) -> int:
+        value = self._table.get(key, default)
+        if type(value) is not int or not least <= value <= most:
+            raise self._wrong(key, f"must be a whole number in {least} to {most}")
+        return value
+
+    def _wrong(self, key: str, reason: str) -> ConfigError:
+        return ConfigError(f"[{self._name}] {key}: {reason}")

@@ -1,0 +1,163 @@
+"""What is in the watched directory right now: candidates and their files, by stat alone."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+__all__ = ["MAX_FILES", "FileStat", "Kind", "Listing", "list_checkpoint", "list_checkpoints"]
+
+_TRAINER_NAME = re.compile(r"checkpoint-([0-9]{1,15})")
+_SEARCH_DEPTH = 2
+"""Runs in a directory of runs, checkpoints in a run."""
+
+MAX_FILES = 100_000
+"""Files of a checkpoint that are listed; one with so many is never packed (``completeness``)."""
+
+
+class Kind(enum.StrEnum):
+    """Classes of checkpoints, by who writes them and how they end."""
+
+    TRAINER = "trainer"
+    """``checkpoint-N`` of the Hugging Face Trainer, which writes trainer_state.json last."""
+    PLAIN = "plain"
+    """A model directory, as ``save_pretrained`` makes it: no end marker."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """One file below a checkpoint, links resolved; ``path`` is relative, with ``/``."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A checkpoint as one pass over its directory saw it.
+
+    Attributes:
+        name: path relative to the watched directory; ``.`` for that directory itself.
+        path: where it is.
+        kind: its class.
+        files: sorted by path; nested ``checkpoint-N`` directories are not part of it.
+        directories: relative paths of the directories below it.
+        marked_unfinished: a ``<name>-unfinished`` stands beside it.
+    """
+
+    name: str
+    path: Path
+    kind: Kind
+    files: tuple[FileStat, ...]
+    directories: tuple[str, ...] = ()
+    marked_unfinished: bool = False
+
+    @property
+    def step(self) -> int | None:
+        """The N of ``checkpoint-N``."""
+        match = _TRAINER_NAME.fullmatch(self.path.name)
+        return int(match[1]) if match and self.kind is Kind.TRAINER else None
+
+    def same_or_removed(self, later: Listing | None) -> bool:
+        """Whether a later listing differs at most by files that were deleted.
+
+        Rotation deletes checkpoints while they are packed, which harms nobody who has them open.
+        """
+        if later is None:
+            return True
+        unchanged = (later.kind, later.marked_unfinished) == (self.kind, self.marked_unfinished)
+        return unchanged and set(later.files) <= set(self.files) and set(later.directories) <= set(self.directories)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for two listings if nothing changed in path, size, modification time and inode."""
+        lines = [f"{file.path}\0{file.size}\0{file.mtime_ns}\0{file.inode}\n" for file in self.files]
+        lines += [f"{directory}/\n" for directory in self.directories]
+        lines.append(f"{self.kind} {self.marked_unfinished}")
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def list_checkpoints(root: Path) -> list[Listing]:
+    """Every candidate in ``root`` and two levels below, sorted by name.
+
+    A root that is not there (yet) has none. What disappears while it is listed is left out.
+    """
+    real_root = Path(os.path.realpath(root))
+    found = [_list(root, ".", root)]
+    found += [_list(path, path.relative_to(root).as_posix(), root) for path in _search(root, real_root, 1)]
+    return sorted((listing for listing in found if listing is not None), key=lambda listing: listing.name)
+
+
+def list_checkpoint(root: Path, name: str) -> Listing | None:
+    """The candidate of that name, or None if it is gone or no candidate any more."""
+    return _list(root / name, name, root)
+
+
+def _search(directory: Path, real_root: Path, depth: int) -> Iterator[Path]:
+    for entry in _scan(directory):
+        if entry.name.startswith(".") or not _is_directory(entry):
+            continue
+        path = Path(entry.path)
+        # "latest -> checkpoint-30": the target is found under its own name.
+        if entry.is_symlink() and Path(os.path.realpath(path)).is_relative_to(real_root):
+            continue
+        yield path
+        if depth < _SEARCH_DEPTH and _TRAINER_NAME.fullmatch(entry.name) is None:
+            yield from _search(path, real_root, depth + 1)
+
+
+def _list(path: Path, name: str, root: Path) -> Listing | None:
+    names = [entry.name for entry in _scan(path)]
+    if path != root and _TRAINER_NAME.fullmatch(path.name):
+        kind = Kind.TRAINER
+    elif any(entry.endswith((".safetensors", ".safetensors.index.json")) for entry in names):
+        kind = Kind.PLAIN
+    else:
+        return None
+    files: list[FileStat] = []
+    directories: list[str] = []
+    _walk(path, "", files, directories)
+    if not path.is_dir():
+        return None
+    marked = path != root and os.path.lexists(path.with_name(f"{path.name}-unfinished"))
+    files.sort(key=lambda file: file.path)
+    return Listing(name, path, kind, tuple(files), tuple(sorted(directories)), marked)
+
+
+def _walk(directory: Path, prefix: str, files: list[FileStat], directories: list[str]) -> None:
+    for entry in _scan(directory):
+        try:
+            status = entry.stat()
+        except OSError:
+            continue
+        path = prefix + entry.name
+        if stat.S_ISDIR(status.st_mode):
+            if _TRAINER_NAME.fullmatch(entry.name) is None and not entry.is_symlink():
+                directories.append(path)
+                _walk(Path(entry.path), path + "/", files, directories)
+        elif stat.S_ISREG(status.st_mode) and len(files) < MAX_FILES:
+            files.append(FileStat(path, status.st_size, status.st_mtime_ns, status.st_ino))
+
+
+def _scan(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

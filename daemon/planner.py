@@ -1,0 +1,192 @@
+"""Policy: what to do next. Pure: the journal, a listing and the clock in, actions out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .completeness import Verdict
+from .listing import Kind
+from .state import Entry, Stage
+
+__all__ = [
+    "Action",
+    "Inspect",
+    "Note",
+    "Observation",
+    "Pack",
+    "Plan",
+    "Policy",
+    "Publish",
+    "plan",
+    "retry_delay",
+]
+
+_FIRST_RETRY_SECONDS = 30.0
+_LAST_RETRY_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The configuration that decisions depend on; seconds."""
+
+    settle_seconds: float
+    plain_settle_seconds: float
+    rescan_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A candidate as the last listing saw it.
+
+    Attributes:
+        stable_seconds: for how long all listings have had this fingerprint.
+        verdict: of this fingerprint, if it was inspected.
+    """
+
+    name: str
+    kind: Kind
+    fingerprint: str
+    stable_seconds: float
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Write to the journal that the checkpoint is ``stage`` because of ``reason``."""
+
+    name: str
+    stage: Stage
+    reason: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Read what the checkpoint's files say, for a verdict."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Start to pack; only one at a time."""
+
+    name: str
+    fingerprint: str
+    resumable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Start to publish the archive in the spool; only one at a time."""
+
+    name: str
+
+
+Action = Note | Inspect | Pack | Publish
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Actions in order, and the seconds after which to plan again even if nothing happens."""
+
+    actions: tuple[Action, ...]
+    wake_in: float
+
+
+def retry_delay(attempts: int) -> float:
+    """Seconds to wait after the given number of failures in a row: 30 s, doubled up to an hour."""
+    return min(_LAST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(attempts - 1, 20))
+
+
+def plan(
+    entries: Mapping[str, Entry],
+    observations: Sequence[Observation],
+    *,
+    now: float,
+    policy: Policy,
+    may_pack: bool = True,
+    may_publish: bool = True,
+) -> Plan:
+    """Decide.
+
+    Args:
+        entries: the journal, by name.
+        observations: every candidate that is there now.
+        now: seconds since the epoch.
+        may_pack, may_publish: whether a worker is free for it.
+    """
+    there = {observation.name: observation for observation in observations}
+    actions: list[Action] = []
+    waits = [policy.rescan_seconds]
+    for name in sorted({*entries, *there}, key=_natural):
+        entry, seen = entries.get(name), there.get(name)
+        if entry is not None and entry.stage in (Stage.PACKING, Stage.PUBLISHING):
+            continue
+        if entry is not None and entry.archive and entry.stage in (Stage.PACKED, Stage.FAILED):
+            # A verified archive is published even if its checkpoint was rotated away or rewritten since.
+            wait = _until_retry(entry, now)
+            waits.append(wait)
+            if wait == 0 and may_publish:
+                actions.append(Publish(name))
+                may_publish = False
+        elif seen is None:
+            actions += _gone(entry)
+        else:
+            action, wait = _advance(entry, seen, now, policy)
+            waits.append(wait)
+            if isinstance(action, Pack):
+                if may_pack:
+                    actions.append(action)
+                may_pack = False
+            elif action is not None:
+                actions.append(action)
+    return Plan(tuple(actions), min(wait for wait in waits if wait > 0))
+
+
+def _gone(entry: Entry | None) -> Iterable[Action]:
+    if entry is not None and entry.stage in (Stage.SEEN, Stage.FAILED):
+        # Without a fingerprint: should it come back (a share was away), it is looked at again.
+        yield Note(entry.name, Stage.SKIPPED, "it was removed before it was packed", "")
+
+
+def _advance(entry: Entry | None, seen: Observation, now: float, policy: Policy) -> tuple[Action | None, float]:
+    """The next step of a checkpoint that is there, and the seconds until that may change."""
+    if entry is None or entry.fingerprint != seen.fingerprint:
+        reason = "new" if entry is None else "it changed"
+        return Note(seen.name, Stage.SEEN, reason, seen.fingerprint), 0
+    if entry.stage in (Stage.PUBLISHED, Stage.SKIPPED):
+        return None, 0
+    if (wait := _until_retry(entry, now)) > 0:
+        return None, wait
+    settle = policy.settle_seconds if seen.kind is Kind.TRAINER else policy.plain_settle_seconds
+    if seen.stable_seconds < settle:
+        return _note_once(entry, f"waits until it has not changed for {settle:g} s"), (settle - seen.stable_seconds)
+    if seen.verdict is None:
+        return Inspect(seen.name), 0
+    if not seen.verdict.weights:
+        return _note_once(entry, f"not finished: {seen.verdict.reason}"), 0
+    return Pack(seen.name, seen.fingerprint, seen.verdict.resumable), 0
+
+
+def _note_once(entry: Entry, reason: str) -> Note | None:
+    if entry.stage is Stage.SEEN and entry.reason == reason:
+        return None
+    if entry.stage is Stage.FAILED:
+        # The failure stays visible until the next attempt really begins.
+        return None
+    return Note(entry.name, Stage.SEEN, reason, entry.fingerprint)
+
+
+def _until_retry(entry: Entry, now: float) -> float:
+    if entry.stage is not Stage.FAILED:
+        return 0
+    # A clock that was set back must not make the wait longer than it was meant to be.
+    return min(max(0.0, entry.retry_at - now), retry_delay(max(1, entry.attempts)))
+
+
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    """checkpoint-9 before checkpoint-10: with rotation, the oldest is removed first."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name))

@@ -1,0 +1,56 @@
+"""Publishing one packed checkpoint, in a worker of its own. The hub is the truth about what is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddct_format.errors import HubError
+from ddct_format.hub import Pointer, check_name, open_hub, publish
+
+from .config import Config
+from .state import Entry
+
+__all__ = ["publish_job", "published_name", "run_publish"]
+
+
+def published_name(config: Config, name: str) -> str:
+    """The hub's name for a checkpoint; HubError if its directory has a name that no hub takes."""
+    return check_name(config.hub_name if name == "." else f"{config.hub_name}/{name}")
+
+
+def publish_job(config: Config, entry: Entry, archive: Path) -> dict[str, object]:
+    """The worker's job for a packed entry."""
+    return {
+        "job": "publish",
+        "name": entry.name,
+        "hub": config.hub,
+        "published_name": published_name(config, entry.name),
+        "archive": str(archive),
+        "pointer": {
+            "sha256": entry.sha256,
+            "size": entry.size,
+            "content_id": entry.content_id,
+            "base_id": entry.base_id,
+            "target_id": entry.target_id,
+        },
+        "replaces": entry.published_sha256 or None,
+    }
+
+
+def run_publish(job: Mapping[str, Any]) -> dict[str, object]:
+    """Do it: after a crash, what is there already is not sent again."""
+    try:
+        hub = open_hub(job["hub"])
+        hub.remove_leftovers()
+        pointer = publish(
+            hub,
+            job["published_name"],
+            Pointer(**job["pointer"]),
+            Path(job["archive"]),
+            replaces=job["replaces"],
+        )
+    except HubError as error:
+        return {"outcome": "failed", "reason": str(error)}
+    return {"outcome": "published", "sha256": pointer.sha256}

@@ -1,0 +1,129 @@
+"""The process that does one job: ``python -m ddct_daemon.worker``.
+
+Reads one JSON object in one line from standard input and writes one to standard output. Jobs::
+
+    {"job": "pack", "name", "watch", "fingerprint", "base", "out", "preset", "device", "threads", "nice"}
+      -> {"outcome": "packed", "report": {...}}
+       | {"outcome": "changed", "reason"}     the checkpoint is not what the planner saw; pack discarded
+       | {"outcome": "unusable", "reason"}    trying again will not help until the checkpoint changes
+       | {"outcome": "failed", "reason"}
+    {"job": "publish", "name", "hub", "published_name", "archive", "pointer", "replaces"}
+      -> {"outcome": "published", "sha256"} | {"outcome": "failed", "reason"}
+
+When standard input ends, the daemon is dead, and so is the worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddct_format.errors import BaseMismatchError, CheckpointError, DdctError, StorageError
+
+from .listing import Listing, list_checkpoint
+
+if TYPE_CHECKING:
+    from ddct_format import Checkpoint, PackReport
+
+__all__ = ["main", "run_pack"]
+
+
+def main() -> int:
+    """Do the one job; 0 if there is an answer on standard output."""
+    job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    # The answer must be alone on standard output, whatever libraries print.
+    with os.fdopen(os.dup(1), "wb") as answer:
+        os.dup2(2, 1)
+        answer.write(json.dumps(_run(job)).encode() + b"\n")
+    return 0
+
+
+def _die_with_parent() -> None:
+    # Not through sys.stdin: a thread that waits in its lock breaks the interpreter's shutdown.
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _run(job: Mapping[str, Any]) -> dict[str, object]:
+    try:
+        if job["job"] == "pack":
+            return run_pack(job)
+        from .publish import run_publish
+
+        return run_publish(job)
+    except DdctError as error:
+        return {"outcome": "failed", "reason": str(error)}
+    except MemoryError:
+        return {"outcome": "failed", "reason": "there is not enough memory"}
+    except OSError as error:
+        return {"outcome": "failed", "reason": str(StorageError(str(error.strerror), place=error.filename))}
+
+
+def run_pack(job: Mapping[str, Any]) -> dict[str, object]:
+    """Pack one checkpoint, verify it by decoding, and discard it if the checkpoint changed meanwhile.
+
+    The checkpoint's files are open all the time, so that rotation cannot take them away.
+    """
+    os.nice(job["nice"])
+    watch, name, out = Path(job["watch"]), job["name"], Path(job["out"])
+    before = list_checkpoint(watch, name)
+    if before is None or before.fingerprint != job["fingerprint"]:
+        return {"outcome": "changed", "reason": "it changed before it was packed"}
+    try:
+        report = _pack_unchanged(job, before, out)
+        if before.same_or_removed(list_checkpoint(watch, name)):
+            return {"outcome": "packed", "report": report.as_dict()}
+    except DdctError as error:
+        after = list_checkpoint(watch, name)
+        if after is not None and after.fingerprint == before.fingerprint:
+            about_base = error.place is not None and Path(error.place).is_relative_to(job["base"])
+            hopeless = isinstance(error, CheckpointError) and not about_base
+            return {"outcome": "unusable" if hopeless else "failed", "reason": str(error)}
+    out.unlink(missing_ok=True)
+    return {"outcome": "changed", "reason": "it changed while it was packed; the pack was discarded"}
+
+
+def _pack_unchanged(job: Mapping[str, Any], listing: Listing, out: Path) -> PackReport:
+    from ddct_format import open_archive, open_checkpoint, pack
+
+    with open_checkpoint(job["base"]) as base, open_checkpoint(listing.path) as source:
+        _check_relation(base, source)
+        side_files = {file.path for file in source.side_files()}
+        report = pack(
+            job["base"],
+            listing.path,
+            out,
+            preset=job["preset"],
+            device=job["device"],
+            threads=job["threads"],
+            verify=True,
+        )
+        source.check_unchanged()
+    with open_archive(out) as archive:
+        if {file.path for file in archive.metadata.files} != side_files:
+            raise CheckpointError("its side files changed while it was packed", place=listing.path)
+    return report
+
+
+def _check_relation(base: Checkpoint, source: Checkpoint) -> None:
+    """Refuse a base that shares no tensor with the checkpoint: all would be stored, nothing gained."""
+    for name, tensor in source.tensors.items():
+        other = base.tensors.get(name)
+        if other is not None and other.shape == tensor.shape:
+            return
+    raise BaseMismatchError(
+        f"no tensor of {source.path} has the name and shape of one of the base; is it the right base?",
+        place=base.path,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

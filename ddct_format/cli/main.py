@@ -1,0 +1,77 @@
+"""Entry point of ``ddct``: finds the sub-command, and turns every refusal into one line and an exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import DdctError
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "daemon": ("daemon", "Watch a directory, pack finished checkpoints and publish them."),
+    "inspect": ("inspect", "Show what an archive holds."),
+    "pack": ("pack", "Write a fine-tune as one .ddct file."),
+    "pull": ("pull", "Fetch a model from a hub and unpack it."),
+    "unpack": ("unpack", "Restore a model directory from an archive and its base."),
+    "verify": ("verify", "Check an archive, and with its base everything that it decodes to."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Lists the commands without importing them: ``ddct --help`` must not wait for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f".{_COMMANDS[cmd_name][0]}", __package__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ddct")
+def cli() -> None:
+    """Store fine-tuned models as small, exact changes to their base."""
+
+
+def main() -> None:
+    """Run the command line and exit: 0, a status of :mod:`ddct_format.errors`, 2 for usage, 130 for an interrupt."""
+    try:
+        status: Any = cli.main(prog_name="ddct", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except DdctError as error:
+        _report(error)
+        sys.exit(error.exit_status)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("ddct: interrupted", err=True)
+        sys.exit(130)
+
+
+def _report(error: DdctError) -> None:
+    click.echo(f"ddct: error: {error}", err=True)
+    if "--json" in sys.argv:
+        details = {
+            "code": error.code,
+            "reason": error.reason,
+            "place": error.place,
+            "tensor": error.tensor,
+            "exit_status": error.exit_status,
+        }
+        click.echo(json.dumps({"error": details}))

@@ -1,0 +1,38 @@
+"""``ddct unpack``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..backends import BACKENDS
+from .output import json_option, print_json, print_table, show_progress
+
+__all__ = ["command"]
+
+
+@click.command(name="unpack")
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--base", required=True, type=click.Path(path_type=Path), help="The base model that it was made for.")
+@click.option("--device", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="Who computes.")
+@click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
+@json_option
+def command(archive: Path, out: Path, base: Path, device: str, threads: int | None, as_json: bool) -> None:
+    """Restore the model directory OUT from ARCHIVE and its base."""
+    from ..pipeline.unpack import unpack
+
+    report = unpack(archive, base, out, device=device, threads=threads, progress=show_progress(as_json))
+    if as_json:
+        print_json(report.as_dict())
+        return
+    print_table(
+        {
+            "output": report.output,
+            "applied": f"{report.applied} of {report.tensors} tensors",
+            "lossless": "yes" if report.lossless else "no",
+            "model id": report.target_id,
+            "time": f"{report.seconds:.1f} s",
+        }
+    )

@@ -1,0 +1,44 @@
+"""Named encoder settings. A preset is not a format: every reader reads what any preset wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+
+__all__ = ["PRESETS", "Preset", "get_preset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Settings of the encoder.
+
+    Attributes:
+        shares: (bits per coefficient, share of the patches), strongest patches first.
+        summary: one line for ``--help``.
+    """
+
+    name: str
+    shares: tuple[tuple[int, float], ...]
+    summary: str
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("paper", ((2, 0.5),), "Delta-DCT as published: half of the patches at 2 bits, half at none"),
+        Preset("paper-mix", ((2, 0.3), (1, 0.4)), "Delta-DCT, mixed: 30 % at 2 bits, 40 % at 1 bit, 30 % at none"),
+    )
+}
+
+
+def get_preset(name: str) -> Preset:
+    """Look a preset up.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise ConfigError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}") from None

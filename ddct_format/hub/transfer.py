@@ -1,0 +1,158 @@
+"""Archives to and from a hub: data first, pointer last; and back, checked at every step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ddct_format.errors import DdctError, HubError, OutputExistsError, StorageError
+from ddct_format.hub.interface import Hub
+from ddct_format.hub.pointer import Pointer, check_name
+
+Progress = Callable[[int, int, str], None]
+"""Called with bytes done, bytes in all and what is being done."""
+
+__all__ = ["PullReport", "describe_archive", "publish", "pull", "push"]
+
+
+@dataclass(frozen=True, slots=True)
+class PullReport:
+    """What ``pull`` brought.
+
+    Attributes:
+        name: the published name.
+        output: the model directory that was made.
+        fetched: bytes that came from the hub.
+        content_id, base_id, target_id: as in the hub's pointer, and checked.
+        applied: tensors whose digest was checked after decoding, of ``tensors`` tensors.
+        seconds: for everything.
+    """
+
+    name: str
+    output: str
+    fetched: int
+    content_id: str
+    base_id: str
+    target_id: str
+    applied: int
+    tensors: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, object]:
+        """The report as JSON-ready values."""
+        return asdict(self)
+
+
+def describe_archive(archive: Path) -> Pointer:
+    """The pointer that a finished archive should be published under.
+
+    Reads the file once. ArchiveError if it is no sound archive, StorageError if it cannot be read.
+    """
+    from ddct_format.container.reader import ArchiveReader
+    from ddct_format.container.source import FileSource
+
+    with ArchiveReader.open(FileSource(archive)) as reader:
+        metadata = reader.metadata
+        content_id, size = reader.content_id, reader.file_size
+    try:
+        with archive.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError((error.strerror or str(error)).lower(), place=archive) from error
+    return Pointer(
+        sha256=sha256,
+        size=size,
+        content_id=content_id,
+        base_id=metadata.base_id,
+        target_id=metadata.target_ids[-1],
+    )
+
+
+def publish(hub: Hub, name: str, pointer: Pointer, archive: Path, *, replaces: str | None = None) -> Pointer:
+    """Publish ``archive`` under ``name``; the hub is the truth about what is already done.
+
+    Safe to repeat after a crash at any moment. If the name already stands for the same content, in
+    whatever compression, nothing is sent.
+
+    Args:
+        pointer: describes ``archive``.
+        replaces: sha256 of the archive that this publisher published under the name before. A name
+            that stands for anything else is not overwritten.
+
+    Returns:
+        The pointer that the hub holds afterwards.
+
+    Raises:
+        HubError: the name belongs to other content, the file is not what the pointer says, or the
+            hub failed.
+    """
+    there = hub.get_pointer(name)
+    if there is not None:
+        if there.content_id == pointer.content_id and hub.has_object(there.sha256, there.size):
+            return there
+        if there.sha256 != replaces and there.content_id != pointer.content_id:
+            raise HubError(
+                f"{name!r} already stands for another model (content {there.content_id[:12]}), "
+                "which was not published from here",
+                place=hub.location,
+            )
+    hub.put_object(pointer.sha256, pointer.size, archive)
+    hub.put_pointer(name, pointer)
+    if hub.get_pointer(name) != pointer or not hub.has_object(pointer.sha256, pointer.size):
+        raise HubError(f"{name!r} was published but the hub does not show it", place=hub.location)
+    return pointer
+
+
+def push(hub: Hub, name: str, archive: Path) -> Pointer:
+    """Publish an archive of this disk under ``name``. Errors of ``describe_archive`` and ``publish``."""
+    check_name(name)
+    return publish(hub, name, describe_archive(archive), archive)
+
+
+def pull(hub: Hub, name: str, base: Path, out: Path, *, progress: Progress | None = None) -> PullReport:
+    """Fetch the archive that ``name`` stands for and decode it against ``base`` into the new ``out``.
+
+    The archive is kept beside ``out`` while it is needed and removed afterwards, whatever happens.
+
+    Raises:
+        HubError: no such name, or the hub's bytes are not what its pointer promises.
+        OutputExistsError: ``out`` exists; checked before anything is fetched.
+        BaseMismatchError, ArchiveError, StorageError, ...: as ``ddct_format.unpack``.
+    """
+    from ddct_format.pipeline.unpack import unpack
+
+    started = time.monotonic()
+    if os.path.lexists(out):
+        raise OutputExistsError("exists already", place=out)
+    pointer = hub.get_pointer(name)
+    if pointer is None:
+        raise HubError(f"nothing is published as {name!r}", place=hub.location)
+    temporary = out.absolute().with_name(f".{out.name}.{secrets.token_hex(8)}.ddct")
+    hub.fetch_object(pointer.sha256, pointer.size, temporary)
+    try:
+        if describe_archive(temporary) != pointer:
+            raise HubError(f"the pointer {name!r} does not describe its own archive", place=hub.location)
+        report = unpack(temporary, base, out, progress=progress)
+    except DdctError as error:
+        # The temporary file's name means nothing to the user, and it is gone when they read this.
+        if error.place == str(temporary):
+            error.place = f"{hub.location}: {name}"
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    return PullReport(
+        name=name,
+        output=str(out),
+        fetched=pointer.size,
+        content_id=report.content_id,
+        base_id=pointer.base_id,
+        target_id=report.target_id,
+        applied=report.applied,
+        tensors=report.tensors,
+        seconds=time.monotonic() - started,
+    )

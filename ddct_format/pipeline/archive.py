@@ -1,0 +1,146 @@
+"""An archive that can be asked for tensors: the container reader plus the codecs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..backends import get_backend
+from ..checkpoint import Checkpoint
+from ..codec.registry import apply_layer, check_layer, usable_layers
+from ..container.digest import tensor_digest
+from ..container.reader import ArchiveReader
+from ..container.records import Metadata, TensorRecord
+from ..container.source import FileSource, Source
+from ..errors import ArchiveError, BaseMismatchError, CorruptError
+
+if TYPE_CHECKING:
+    from ..backends.interface import Backend
+
+__all__ = ["Archive", "open_archive"]
+
+
+def open_archive(location: str | os.PathLike[str] | Source) -> Archive:
+    """Open a ``.ddct`` file for reading; nothing but its metadata and chunk table is read.
+
+    Raises:
+        ArchiveError: the file is damaged, too new, or breaks the specification.
+        StorageError: it cannot be read.
+    """
+    source = FileSource(location) if isinstance(location, str | os.PathLike) else location
+    return Archive(ArchiveReader.open(source, check_layer=check_layer), source.name)
+
+
+class Archive:
+    """An open archive; a context manager. Decoding needs the base's tensors and checks them first.
+
+    Attributes:
+        reader: the container: stored bytes, chunks, checksums.
+        place: the file's name, for messages.
+        tensors: records by name, in the archive's order.
+    """
+
+    def __init__(self, reader: ArchiveReader, place: str) -> None:
+        self.reader = reader
+        self.place = place
+        self.tensors: Mapping[str, TensorRecord] = {record.name: record for record in reader.metadata.tensors}
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.reader.close()
+
+    @property
+    def metadata(self) -> Metadata:
+        return self.reader.metadata
+
+    @property
+    def content_id(self) -> str:
+        """sha256 of the metadata: the archive's identity, whatever its compression (spec section 5)."""
+        return self.reader.content_id
+
+    def check_base(self, base: Checkpoint) -> None:
+        """Check presence, type and shape of every base tensor that is needed; contents are checked when decoding.
+
+        Raises:
+            BaseMismatchError: one is missing or different.
+        """
+        for record in self.tensors.values():
+            self._check_base_tensor(record, base)
+
+    def decode(self, name: str, base: Checkpoint | None, *, backend: Backend | None = None) -> npt.NDArray[np.uint8]:
+        """The bytes of one tensor, uint8 1-D, reading only its own chunks and its base tensor.
+
+        Args:
+            base: the base checkpoint; may be None for tensors that need none.
+            backend: who computes; the numpy reference when absent.
+
+        Raises:
+            BaseMismatchError: the base tensor is not the one that the archive was made for.
+            ArchiveError: the archive is damaged or invalid.
+        """
+        record = self.tensors[name]
+        if record.op == "alias":
+            assert record.of is not None
+            return self.decode(record.of, base, backend=backend)
+        data = None
+        if record.base is not None:
+            data = self._base_bytes(record, base)
+        if record.op == "keep":
+            assert data is not None
+            return data
+        backend = backend or get_backend("reference")
+        for index in range(usable_layers(record)):
+            payload = np.frombuffer(self.reader.payload(name, index), dtype=np.uint8)
+            try:
+                data = apply_layer(record, index, payload, data, backend)
+            except ArchiveError as error:
+                raise error.at(place=self.place) from None
+            if tensor_digest(data) != record.layers[index].digest:
+                raise CorruptError(
+                    f"layer {index} decodes to other bytes than its digest says",
+                    place=self.place,
+                    tensor=name,
+                )
+        assert data is not None
+        return data
+
+    def _check_base_tensor(self, record: TensorRecord, base: Checkpoint | None) -> None:
+        if record.base is None:
+            return
+        if base is None:
+            raise BaseMismatchError("a base model is needed to decode it", place=self.place, tensor=record.name)
+        found = base.tensors.get(record.name)
+        if found is None:
+            raise BaseMismatchError("the base model lacks this tensor", place=base.path, tensor=record.name)
+        wanted = (record.base_dtype or record.dtype, record.shape)
+        if (found.dtype, found.shape) != wanted:
+            raise BaseMismatchError(
+                f"the base tensor is {found.dtype} {list(found.shape)}, the archive was made for "
+                f"{wanted[0]} {list(wanted[1])}",
+                place=base.path,
+                tensor=record.name,
+            )
+
+    def _base_bytes(self, record: TensorRecord, base: Checkpoint | None) -> npt.NDArray[np.uint8]:
+        self._check_base_tensor(record, base)
+        assert base is not None
+        data = np.frombuffer(base.read(record.name), dtype=np.uint8)
+        if tensor_digest(data) != record.base:
+            raise BaseMismatchError(
+                f"the base tensor has other contents than the one that {self.place} was made for",
+                place=base.path,
+                tensor=record.name,
+            )
+        return data

@@ -1,0 +1,99 @@
+"""From an archive and its base to a model directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+
+from ..backends import get_backend
+from ..checkpoint import OutputDirectory, open_checkpoint
+from ..errors import StorageError
+from .archive import open_archive
+from .parallel import default_threads, map_ordered
+from .progress import Progress, Tally
+
+__all__ = ["UnpackReport", "unpack"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackReport:
+    """What was written.
+
+    Attributes:
+        applied: tensors written and compared with their digest; equal to ``tensors``, or nothing was written.
+        lossless: whether the output is bit for bit the model that was packed.
+    """
+
+    output: str
+    content_id: str
+    target_id: str
+    lossless: bool
+    applied: int
+    tensors: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def unpack(
+    archive: str | os.PathLike[str],
+    base: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> UnpackReport:
+    """Write the model directory ``out``, which must not exist; it appears whole or not at all.
+
+    Raises:
+        OutputExistsError: ``out`` exists.
+        ArchiveError: the archive is damaged or breaks the specification.
+        BaseMismatchError: ``base`` is not the base it was made for.
+        CheckpointError, StorageError: something cannot be read or written.
+    """
+    started = time.monotonic()
+    with open_archive(archive) as opened, open_checkpoint(base) as base_model:
+        opened.check_base(base_model)
+        backend = get_backend(device)
+        metadata, records = opened.metadata, opened.tensors
+        needed = sum(record.nbytes for record in records.values()) + sum(file.size for file in metadata.files)
+        tally = Tally(needed, "unpacking", progress)
+        with OutputDirectory(out) as output:
+            free = shutil.disk_usage(output.path.parent).free
+            if free < needed:
+                raise StorageError(f"no space: {needed} bytes are needed, {free} are free", place=out)
+            writers = [
+                output.shard_writer(
+                    shard.path,
+                    [(r.name, r.dtype, r.shape) for r in records.values() if r.shard == number],
+                    shard.metadata,
+                )
+                for number, shard in enumerate(metadata.shards)
+            ]
+            decoded = map_ordered(
+                lambda name: opened.decode(name, base_model, backend=backend),
+                records,
+                threads or default_threads(),
+            )
+            applied = 0
+            for record, data in zip(records.values(), decoded, strict=True):
+                writers[record.shard].write(record.name, data.data)
+                tally.add(record.nbytes)
+                applied += 1
+            for file in metadata.files:
+                output.write_file(file.path, opened.reader.file(file.path))
+                tally.add(file.size)
+            output.commit()
+        return UnpackReport(
+            output=str(out),
+            content_id=opened.content_id,
+            target_id=metadata.target_ids[-1],
+            lossless=metadata.lossless,
+            applied=applied,
+            tensors=len(records),
+            seconds=time.monotonic() - started,
+        )

@@ -1,0 +1,106 @@
+"""The command line as a user meets it: real processes, output, JSON, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+
+def ddct(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ddct_format", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def succeed(*arguments: object) -> dict[str, Any]:
+    result = ddct(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    parsed: dict[str, Any] = json.loads(result.stdout)
+    return parsed
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with base, tuned, other (a wrong base) and tuned.ddct."""
+    folder = tmp_path_factory.mktemp("models")
+    random = torch.Generator().manual_seed(0)
+    base = {"a.weight": torch.randn(64, 96, generator=random), "norm": torch.ones(64)}
+    for name, noise in (("base", 0.0), ("tuned", 0.01), ("other", 1.0)):
+        (folder / name).mkdir()
+        tensors = {key: value + noise * torch.randn(value.shape, generator=random) for key, value in base.items()}
+        save_file(tensors, folder / name / "model.safetensors", {"format": "pt"})
+        (folder / name / "config.json").write_text("{}")
+    assert ddct("pack", folder / "base", folder / "tuned", folder / "tuned.ddct", "--preset", "paper").returncode == 0
+    return folder
+
+
+def test_pack_unpack_inspect_and_verify_speak_json(models: Path, tmp_path: Path) -> None:
+    packed = succeed("pack", models / "base", models / "tuned", tmp_path / "t.ddct", "--preset", "paper-mix")
+    assert packed["counts"] == {"add": 1, "replace": 1}
+    assert packed["verified"] is True
+    inspected = succeed("inspect", tmp_path / "t.ddct", "--tensors")
+    assert inspected["content_id"] == packed["content_id"]
+    assert [tensor["name"] for tensor in inspected["tensors"]] == ["a.weight", "norm"]
+    verified = succeed("verify", tmp_path / "t.ddct", "--base", models / "base")
+    assert verified["decoded"] == verified["tensors"] == 2
+    unpacked = succeed("unpack", tmp_path / "t.ddct", "--base", models / "base", tmp_path / "out")
+    assert unpacked["applied"] == unpacked["tensors"] == 2
+    assert (tmp_path / "out" / "config.json").exists()
+
+
+def test_the_same_in_words(models: Path, tmp_path: Path) -> None:
+    result = ddct("unpack", models / "tuned.ddct", "--base", models / "base", tmp_path / "out")
+    assert "applied   2 of 2 tensors" in result.stdout
+    result = ddct("inspect", models / "tuned.ddct", "--tensors")
+    assert "bits per weight" in result.stdout and "a.weight" in result.stdout
+    result = ddct("verify", models / "tuned.ddct")
+    assert "no base given" in result.stdout
+
+
+def test_each_refusal_has_its_exit_status_and_one_line(models: Path, tmp_path: Path) -> None:
+    archive = (models / "tuned.ddct").read_bytes()
+    (tmp_path / "short.ddct").write_bytes(archive[:-1])
+    (tmp_path / "damaged.ddct").write_bytes(archive[:-1] + bytes([archive[-1] ^ 1]))
+    (tmp_path / "newer.ddct").write_bytes(b"\x89DDCT\r\n\x1a\x02\x00" + archive[10:])
+    (tmp_path / "other.ddct").write_bytes(b"PK\x03\x04" + bytes(100))
+    (tmp_path / "taken").mkdir()
+    base = models / "base"
+    cases = [
+        (3, "truncated", ("unpack", tmp_path / "short.ddct", "--base", base, tmp_path / "o")),
+        (3, "corrupt", ("verify", tmp_path / "damaged.ddct")),
+        (5, "invalid", ("verify", tmp_path / "other.ddct")),
+        (6, "base-mismatch", ("unpack", models / "tuned.ddct", "--base", models / "other", tmp_path / "o")),
+        (7, "checkpoint", ("pack", base, tmp_path / "taken", tmp_path / "o.ddct")),
+        (8, "output-exists", ("unpack", models / "tuned.ddct", "--base", base, tmp_path / "taken")),
+        (10, "storage", ("verify", tmp_path / "absent.ddct")),
+    ]
+    for status, code, arguments in cases:
+        result = ddct(*arguments, "--json")
+        assert result.returncode == status, (code, result.stderr)
+        assert result.stderr.startswith("ddct: error: ") and result.stderr.count("\n") == 1
+        assert "Traceback" not in result.stderr
+        error = json.loads(result.stdout)["error"]
+        assert (error["code"], error["exit_status"]) == (code, status)
+        assert error["place"] and error["reason"]
+
+
+def test_usage_errors_exit_with_2(models: Path) -> None:
+    assert ddct("pack").returncode == 2
+    assert ddct("pack", "a", "b", "c", "--preset", "nonsense").returncode == 2
+    assert ddct("nonsense").returncode == 2
+
+
+def test_help_and_version() -> None:
+    result = ddct("--help")
+    assert result.returncode == 0
+    for command in ("pack", "unpack", "inspect", "verify", "pull", "daemon"):
+        assert command in result.stdout
+        assert ddct(command, "--help").returncode == 0
+    assert ddct("--version").stdout.startswith("ddct")

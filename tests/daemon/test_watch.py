@@ -1,0 +1,55 @@
+"""Events of the operating system are hints; the daemon's own reading is none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ddct_daemon.watch import Hints
+from watchdog.events import DirModifiedEvent, FileClosedEvent, FileClosedNoWriteEvent, FileOpenedEvent
+
+
+@pytest.fixture
+def notified() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def hints(tmp_path: Path, notified: threading.Event) -> Iterator[Hints]:
+    hints = Hints(tmp_path / "runs", notified.set)
+    yield hints
+    hints.stop()
+
+
+def test_a_file_in_a_new_directory_is_a_hint(tmp_path: Path, hints: Hints, notified: threading.Event) -> None:
+    (tmp_path / "runs").mkdir()
+    hints.keep_watching()
+    (tmp_path / "runs" / "checkpoint-1").mkdir()
+    assert notified.wait(20)
+
+
+def test_a_root_that_appears_later_or_is_replaced_is_watched(
+    tmp_path: Path, hints: Hints, notified: threading.Event
+) -> None:
+    hints.keep_watching()
+    for _ in range(2):
+        (tmp_path / "runs").mkdir()
+        hints.keep_watching()
+        notified.clear()
+        (tmp_path / "runs" / "x").touch()
+        assert notified.wait(20)
+        (tmp_path / "runs").rename(tmp_path / "aside")
+        (tmp_path / "aside" / "x").unlink()
+        (tmp_path / "aside").rmdir()
+
+
+def test_reading_is_no_hint_and_writing_is(hints: Hints, notified: threading.Event) -> None:
+    for event in (FileOpenedEvent("x"), FileClosedNoWriteEvent("x")):
+        hints.on_any_event(event)
+        assert not notified.is_set()
+    for event in (FileClosedEvent("x"), DirModifiedEvent("x")):
+        hints.on_any_event(event)
+        assert notified.is_set()
+        notified.clear()
