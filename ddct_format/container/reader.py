@@ -31,9 +31,6 @@ LayerCheck = Callable[[TensorRecord, int], None]
 OnChunk = Callable[[int, int], None]
 """Told how many chunks are done, and how many there are."""
 
-_READ_SIZE: Final = 4 << 20
-"""Stored bytes that are read at once, where chunks follow one another."""
-
 
 class ArchiveReader:
     """An open archive. Methods that read may be called from several threads at once.
@@ -209,7 +206,7 @@ class ArchiveReader:
         while position < stop:
             start = offsets[position]
             # As many chunks as fit in one read, and at least one.
-            after = max(position + 1, bisect_right(offsets, start + _READ_SIZE, position, stop + 1) - 1)
+            after = max(position + 1, bisect_right(offsets, start + self.source.read_size, position, stop + 1) - 1)
             stored = self.source.read_at(start, offsets[after] - start)
             for chunk in range(position, after):
                 piece = stored[offsets[chunk] - start : offsets[chunk + 1] - start]

@@ -16,7 +16,8 @@ from ..codec.registry import apply_layer, check_layer, usable_layers
 from ..container.digest import tensor_digest
 from ..container.reader import ArchiveReader
 from ..container.records import Metadata, TensorRecord
-from ..container.source import FileSource, Source
+from ..container.remote import is_remote, open_remote
+from ..container.source import BytesSource, FileSource, Source
 from ..errors import ArchiveError, BaseMismatchError, CorruptError
 
 if TYPE_CHECKING:
@@ -25,15 +26,27 @@ if TYPE_CHECKING:
 __all__ = ["Archive", "open_archive"]
 
 
-def open_archive(location: str | os.PathLike[str] | Source) -> Archive:
-    """Open a ``.ddct`` file for reading; nothing but its metadata and chunk table is read.
+def open_archive(location: str | os.PathLike[str] | bytes | Source) -> Archive:
+    """Open an archive for reading; nothing but its metadata and chunk table is read.
+
+    Args:
+        location: a path, the archive's bytes, ``http(s)://…``, ``hf://owner/repository[@revision]/path``, or a source.
 
     Raises:
+        HubError: a server refuses or fails.
         ArchiveError: the file is damaged, too new, or breaks the specification.
         StorageError: it cannot be read.
     """
-    source = FileSource(location) if isinstance(location, str | os.PathLike) else location
+    source = _source(location)
     return Archive(ArchiveReader.open(source, check_layer=check_layer), source.name)
+
+
+def _source(location: str | os.PathLike[str] | bytes | Source) -> Source:
+    if isinstance(location, bytes):
+        return BytesSource(location)
+    if isinstance(location, str) and is_remote(location):
+        return open_remote(location)
+    return FileSource(location) if isinstance(location, str | os.PathLike) else location
 
 
 class Archive:
