@@ -25,8 +25,8 @@ __all__ = ["DEFAULT_BUDGET", "ArchiveReader", "LayerCheck", "OnChunk"]
 DEFAULT_BUDGET: Final = 8 << 30
 """Bytes that opening an archive, or reading one payload, may allocate unless the caller says otherwise."""
 
-LayerCheck = Callable[[TensorRecord, int], None]
-"""Checks one layer of one tensor against its codec; raises UnsupportedError or InvalidError."""
+LayerCheck = Callable[[TensorRecord, int], bool]
+"""Checks one layer of one tensor against its codec; raises UnsupportedError or InvalidError. False: it is skipped."""
 
 OnChunk = Callable[[int, int], None]
 """Told how many chunks are done, and how many there are."""
@@ -237,7 +237,8 @@ def _check_layers(metadata: Metadata, check_layer: LayerCheck) -> None:
     for tensor in metadata.tensors:
         for index in range(len(tensor.layers)):
             try:
-                check_layer(tensor, index)
+                if not check_layer(tensor, index):
+                    break
             except DdctError as error:
                 error.at(tensor=tensor.name)
                 raise
