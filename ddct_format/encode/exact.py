@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec import ulp
-from ..codec.floats import float32_from_bytes
 from ..codec.symbols import pack_sparse
 from ..codec.ulp import KEYS_PER_OCTAVE, MAX_BOUND, UlpParams
 from ..container.zstd_frame import compress
@@ -100,7 +99,8 @@ def _keys(
     exponents = params.contexts(patterns, none, none).astype(np.float32) / -KEYS_PER_OCTAVE
     # A residual in ulps, times the size of one ulp: the size of the change itself. A large residual is a jump over
     # many exponents, of which the change says nothing more.
-    size = np.ldexp(code.astype(np.float32), np.minimum(lengths, 8)) * np.exp2(exponents - exponents.min() - 60)
+    size = np.ldexp(code.astype(np.float32), np.minimum(lengths, 8))
+    size *= np.exp2(np.clip(exponents - np.median(exponents), -60, 60))
     size = size.reshape(params.rows, params.cols)
     floor = max(float(size.mean()) * 2.0**-20, 1e-30)
     rows = np.ones(params.rows, dtype=np.float32)
@@ -113,7 +113,8 @@ def _keys(
 
 def _as_keys(scales: npt.NDArray[np.float32]) -> Keys:
     keys = np.rint(KEYS_PER_OCTAVE * np.log2(scales))
-    return np.clip(keys - keys.max() + 255, 0, 255).astype(np.uint8)
+    clipped: Keys = np.clip(keys - keys.max() + 255, 0, 255).astype(np.uint8)
+    return clipped
 
 
 def _shared_range(row_keys: Keys, col_keys: Keys) -> tuple[Keys, Keys]:
@@ -127,10 +128,11 @@ def _group(
     joint = contexts.astype(np.int32) * alphabet + symbols
     counts = np.bincount(joint, minlength=(MAX_BOUND + 1) * alphabet).reshape(MAX_BOUND + 1, alphabet)
     present = np.flatnonzero(counts.any(axis=1))
-    parts: list[Histogram] = [counts[context].astype(np.float64) for context in present]
+    matrix: Histogram = counts[np.ix_(present, counts.any(axis=0))].astype(np.float64)
+    parts: list[Histogram] = list(matrix)
     firsts = [int(context) for context in present]
-    costs = [_table_cost(part) for part in parts]
-    gains = [costs[i] + costs[i + 1] - _table_cost(parts[i] + parts[i + 1]) for i in range(len(parts) - 1)]
+    costs = _table_costs(matrix).tolist()
+    gains = (np.array(costs[:-1]) + np.array(costs[1:]) - _table_costs(matrix[:-1] + matrix[1:])).tolist()
     while gains and (max(gains) > 0 or len(parts) > _MAX_GROUPS):
         best = int(np.argmax(gains))
         parts[best] = parts[best] + parts[best + 1]
@@ -142,8 +144,17 @@ def _group(
     return tuple(firsts[1:]), sum(costs)
 
 
+def _table_costs(counts: Histogram) -> Histogram:
+    """Bits of each group, from its row of counts."""
+    totals = counts.sum(axis=1)
+    logarithms = np.log2(counts, out=np.zeros_like(counts), where=counts > 0)
+    bits = totals * np.log2(np.maximum(totals, 1)) - (counts * logarithms).sum(axis=1)
+    costs: Histogram = bits + _TABLE_BITS + _SYMBOL_BITS * np.count_nonzero(counts, axis=1)
+    return costs
+
+
 def _table_cost(counts: Histogram) -> float:
-    return _entropy_bits(counts) + _TABLE_BITS + _SYMBOL_BITS * int(np.count_nonzero(counts))
+    return float(_table_costs(counts[None])[0])
 
 
 def _entropy_bits(counts: npt.NDArray[Any]) -> float:

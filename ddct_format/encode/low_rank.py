@@ -48,7 +48,7 @@ def encode_low_rank(
         """Bits of Gaussian residuals of this energy, counted in units in the last place."""
         variance = max(remaining, 0.0) / delta.size
         ratios = 2 * np.pi * np.e * variance / np.square(np.maximum(units, 1e-18), dtype=np.float64)
-        return float((counts * 0.5 * np.log2(1 + ratios)).sum())
+        return float(np.sum(counts * 0.5 * np.log2(1 + ratios)))
 
     best_bits, best = exact_bits(energy), 0
     factors: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]] | None = None
@@ -140,9 +140,9 @@ def _noise(
 
 
 def _factor_bits(factors: npt.NDArray[np.float32]) -> float:
-    total = _SIDE_BITS * factors.shape[1]
+    total = float(_SIDE_BITS * factors.shape[1])
     for column in factors.T:
         counts = np.bincount((column + _LARGEST_FACTOR).astype(np.int64))
         used = counts[counts > 0]
-        total += int(-(used * np.log2(used / column.size)).sum())
+        total -= float(np.sum(used * np.log2(used / column.size)))
     return total
