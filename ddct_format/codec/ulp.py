@@ -1,8 +1,8 @@
 """``ulp.v1``: the exact difference to a prediction, in units in the last place (spec section 7.3).
 
 Bit patterns are numbered in the order of the values they stand for, so that a small change of a weight is a small
-integer. How small depends on the size of one unit, which the prediction's exponent tells the decoder for nothing: weights
-are grouped by it, and each group is nearly stationary, which is all that zstd's Huffman stage needs.
+integer. How small depends on the size of one unit, which the prediction's exponent tells the decoder for nothing:
+weights are grouped by it, and each group is nearly stationary, which is all that zstd's Huffman stage needs.
 """
 
 from __future__ import annotations
