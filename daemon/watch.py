@@ -39,7 +39,7 @@ class Hints(FileSystemEventHandler):
             current = None
         else:
             current = (status.st_dev, status.st_ino)
-        if current == self._watched:
+        if current == self._watched and self._is_alive():
             return
         self.stop()
         self._watched = current
@@ -60,6 +60,10 @@ class Hints(FileSystemEventHandler):
             self._observer.stop()
             self._observer.join()
             self._observer = None
+
+    def _is_alive(self) -> bool:
+        # A watch ends with its directory, and the next directory may get the same inode number.
+        return self._observer is None or all(emitter.is_alive() for emitter in self._observer.emitters)
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog."""

@@ -67,7 +67,7 @@ def _run(job: Mapping[str, Any]) -> dict[str, object]:
         return {"outcome": "failed", "reason": str(StorageError(str(error.strerror), place=error.filename))}
 
 
-def run_pack(job: Mapping[str, Any]) -> dict[str, object]:
+def run_pack(job: Mapping[str, Any]) -> dict[str, Any]:
     """Pack one checkpoint, verify it by decoding, and discard it if the checkpoint changed meanwhile.
 
     The checkpoint's files are open all the time, so that rotation cannot take them away.

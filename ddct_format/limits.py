@@ -9,14 +9,18 @@ from __future__ import annotations
 __all__ = [
     "MAX_CHUNKS",
     "MAX_CHUNK_SIZE",
+    "MAX_COMPONENT_BYTES",
     "MAX_ELEMENTS",
     "MAX_FILES",
+    "MAX_GENERATOR_BYTES",
+    "MAX_HINT_BYTES",
     "MAX_INTEGER",
     "MAX_JSON_DEPTH",
     "MAX_LAYERS",
     "MAX_METADATA_SIZE",
     "MAX_NAME_BYTES",
     "MAX_PATH_BYTES",
+    "MAX_PAYLOAD_SIZE",
     "MAX_RANK",
     "MAX_SHARDS",
     "MAX_TENSORS",
@@ -46,6 +50,13 @@ MAX_SHARDS = 1 << 16
 MAX_FILES = 1 << 12
 MAX_NAME_BYTES = 1024
 MAX_PATH_BYTES = 1024
+MAX_COMPONENT_BYTES = 255
+"""Bytes of one component of a path."""
+
+MAX_GENERATOR_BYTES = 256
+MAX_HINT_BYTES = 1024
 MAX_RANK = 8
 MAX_ELEMENTS = 1 << 48
 MAX_LAYERS = 4
+MAX_PAYLOAD_SIZE = 1 << 48
+"""Raw bytes of one layer of a tensor, or of a side file."""

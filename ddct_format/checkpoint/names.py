@@ -9,12 +9,11 @@ import re
 
 from ddct_format.container.dtypes import DTYPE_BITS
 from ddct_format.errors import CheckpointError
-from ddct_format.limits import MAX_ELEMENTS, MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_RANK
+from ddct_format.limits import MAX_COMPONENT_BYTES, MAX_ELEMENTS, MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_RANK
 
 __all__ = ["PathSet", "check_tensor", "path_problem", "printable"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_MAX_COMPONENT_BYTES = 255
 
 
 def check_tensor(name: str, dtype: str, shape: tuple[int, ...], place: object) -> None:
@@ -48,8 +47,8 @@ def path_problem(path: str) -> str | None:
             return "it is not a plain relative path"
         if component.endswith((".", " ")):
             return "a part of its path ends in a full stop or a space"
-        if len(component.encode()) > _MAX_COMPONENT_BYTES:
-            return f"a part of its path is longer than {_MAX_COMPONENT_BYTES} bytes"
+        if len(component.encode()) > MAX_COMPONENT_BYTES:
+            return f"a part of its path is longer than {MAX_COMPONENT_BYTES} bytes"
     return None
 
 

@@ -25,14 +25,11 @@ __all__ = ["DEFAULT_BUDGET", "ArchiveReader", "LayerCheck", "OnChunk"]
 DEFAULT_BUDGET: Final = 8 << 30
 """Bytes that opening an archive, or reading one payload, may allocate unless the caller says otherwise."""
 
-LayerCheck = Callable[[TensorRecord, int], None]
-"""Checks one layer of one tensor against its codec; raises UnsupportedError or InvalidError."""
+LayerCheck = Callable[[TensorRecord, int], bool]
+"""Checks one layer of one tensor against its codec; raises UnsupportedError or InvalidError. False: it is skipped."""
 
 OnChunk = Callable[[int, int], None]
 """Told how many chunks are done, and how many there are."""
-
-_READ_SIZE: Final = 4 << 20
-"""Stored bytes that are read at once, where chunks follow one another."""
 
 
 class ArchiveReader:
@@ -233,7 +230,7 @@ class ArchiveReader:
         while position < stop:
             start = offsets[position]
             # As many chunks as fit in one read, and at least one.
-            after = max(position + 1, bisect_right(offsets, start + _READ_SIZE, position, stop + 1) - 1)
+            after = max(position + 1, bisect_right(offsets, start + self.source.read_size, position, stop + 1) - 1)
             stored = self.source.read_at(start, offsets[after] - start)
             for chunk in range(position, after):
                 piece = stored[offsets[chunk] - start : offsets[chunk + 1] - start]
@@ -264,7 +261,8 @@ def _check_layers(metadata: Metadata, check_layer: LayerCheck) -> None:
     for tensor in metadata.tensors:
         for index in range(len(tensor.layers)):
             try:
-                check_layer(tensor, index)
+                if not check_layer(tensor, index):
+                    break
             except DdctError as error:
                 error.at(tensor=tensor.name)
                 raise

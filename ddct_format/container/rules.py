@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ddct_format.errors import ArchiveError, InvalidError, UnsupportedError
-from ddct_format.limits import MAX_NAME_BYTES, MAX_PATH_BYTES
+from ddct_format.limits import MAX_COMPONENT_BYTES, MAX_NAME_BYTES, MAX_PATH_BYTES
 
 __all__ = [
     "ArrayRule",
@@ -29,8 +29,6 @@ __all__ = [
     "text",
     "texts",
 ]
-
-MAX_COMPONENT_BYTES: Final = 255
 
 T = TypeVar("T")
 Rule = Callable[[Any], T]
@@ -164,6 +162,8 @@ def measure(value: Any) -> float:
     """A number that is not negative; the one kind that may have a fraction (5.5)."""
     if type(value) is not int and type(value) is not float:
         raise InvalidError("must be a number")
+    if value < 0:
+        raise InvalidError("must not be negative")
     return float(value)
 
 

@@ -28,20 +28,19 @@ from ddct_format.limits import (
     MAX_CHUNK_SIZE,
     MAX_ELEMENTS,
     MAX_FILES,
+    MAX_GENERATOR_BYTES,
+    MAX_HINT_BYTES,
     MAX_INTEGER,
     MAX_LAYERS,
     MAX_NAME_BYTES,
+    MAX_PAYLOAD_SIZE,
     MAX_RANK,
     MAX_SHARDS,
     MAX_TENSORS,
     MIN_CHUNK_SIZE,
 )
 
-__all__ = ["MAX_PAYLOAD_SIZE", "check_metadata_object"]
-
-MAX_PAYLOAD_SIZE: Final = 1 << 48
-MAX_GENERATOR_BYTES: Final = 256
-MAX_HINT_BYTES: Final = 1024
+__all__ = ["check_metadata_object"]
 
 
 def _chunk_size(value: Any) -> int:
@@ -63,8 +62,8 @@ def _shape(value: Any) -> tuple[int, ...]:
         raise InvalidError(f"must be an array of at most {MAX_RANK} dimensions")
     elements = 1
     for dimension in value:
-        if type(dimension) is not int:
-            raise InvalidError("has a dimension that is no integer")
+        if type(dimension) is not int or dimension < 0:
+            raise InvalidError("has a dimension that is negative or no integer")
         elements *= dimension or 1
     if elements > MAX_ELEMENTS:
         raise InvalidError(f"has more than {MAX_ELEMENTS} elements")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from ddct_format.errors import StorageError, TruncatedError
 
@@ -13,7 +13,13 @@ __all__ = ["BytesSource", "FileSource", "Source"]
 
 
 class Source(Protocol):
-    """Random access to the bytes of one file. ``read_at`` may be called from several threads at once."""
+    """Random access to the bytes of one file. ``read_at`` may be called from several threads at once.
+
+    Attributes:
+        read_size: bytes up to which one large read is better than several small ones.
+    """
+
+    read_size: int
 
     @property
     def name(self) -> str:
@@ -35,8 +41,13 @@ class Source(Protocol):
         """Release what the source holds; a second call does nothing."""
 
 
+_READ_SIZE: Final = 4 << 20
+
+
 class BytesSource:
     """An archive in memory."""
+
+    read_size = _READ_SIZE
 
     def __init__(self, data: bytes, name: str = "<bytes>") -> None:
         self.name = name
@@ -59,6 +70,8 @@ class FileSource:
     Raises:
         StorageError: it cannot be opened, or is no regular file.
     """
+
+    read_size = _READ_SIZE
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = str(Path(path))

@@ -26,8 +26,8 @@ def parse_json(raw: bytes) -> Any:
     """The one JSON value in ``raw``: dict, list, str, int, float, bool or None.
 
     Raises:
-        InvalidError: not UTF-8, a byte order mark, not JSON, a duplicate name, a lone surrogate, a
-            number that is negative, above 2^53 - 1 or not finite, or nesting above 16.
+        InvalidError: not UTF-8, a byte order mark, not JSON, a duplicate name, a lone surrogate, an
+            integer beyond ±(2^53 - 1), a number that is not finite, or nesting above 16.
     """
     if raw.startswith(_BYTE_ORDER_MARK):
         raise InvalidError("metadata begins with a byte order mark")
@@ -69,15 +69,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 @lru_cache(maxsize=1024)
 def _integer(text: str) -> int:
     # The length first: the time that int() takes grows with the square of it.
-    if len(text) <= _INTEGER_DIGITS and text[0] != "-" and (value := int(text)) <= MAX_INTEGER:
+    if len(text) <= _INTEGER_DIGITS + 1 and abs(value := int(text)) <= MAX_INTEGER:
         return value
-    raise InvalidError(f"metadata has the integer {text[:40]}, which is not in 0 … 2^53-1")
+    raise InvalidError(f"metadata has the integer {text[:40]}, which is beyond ±(2^53-1)")
 
 
 def _fraction(text: str) -> float:
     value = float(text)
-    if text[0] == "-" or not math.isfinite(value):
-        raise InvalidError(f"metadata has the number {text[:40]}, which is negative or not finite")
+    if not math.isfinite(value):
+        raise InvalidError(f"metadata has the number {text[:40]}, which is not finite")
     return value
 
 

@@ -42,7 +42,8 @@ def encode_low_rank(
     energy = float(np.square(scaled, dtype=np.float64).sum())
     if energy == 0:
         return None
-    units, counts = np.unique(np.ldexp(unit, -power).astype(np.float32), return_counts=True)
+    with np.errstate(over="ignore"):  # beyond a change that is far below all units
+        units, counts = np.unique(np.ldexp(unit, -power), return_counts=True)
 
     def exact_bits(remaining: float) -> float:
         """Bits of Gaussian residuals of this energy, counted in units in the last place."""
@@ -69,8 +70,11 @@ def encode_low_rank(
     if factors is None:
         return None
     left_q, right_q, weights = factors
-    scale = float(weights.max()) / min(2**16 - 1, MAX_MULTIPLIER_SUM // best)
-    multipliers = np.maximum(np.rint(weights / scale), 0).astype("<u2")
+    # As fine as the largest multiplier and their sum allow; each may be rounded up by a half.
+    scale = max(float(weights.max()) / (2**16 - 1), float(weights.sum()) / (MAX_MULTIPLIER_SUM - best))
+    if scale == 0:
+        return None
+    multipliers = np.rint(weights / scale).astype("<u2")
     params = DctqParams(PatchGrid(rows, cols, _PATCH), "none", "levels", ((0,),), rank=best)
     payload = DctqPayload(
         scales=np.array([0.0, np.ldexp(scale, power)], dtype="<f4"),

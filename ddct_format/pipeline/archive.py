@@ -16,7 +16,8 @@ from ..codec.registry import apply_layer, check_layer, usable_layers
 from ..container.digest import tensor_digest
 from ..container.reader import ArchiveReader
 from ..container.records import Metadata, TensorRecord
-from ..container.source import FileSource, Source
+from ..container.remote import is_remote, open_remote
+from ..container.source import BytesSource, FileSource, Source
 from ..errors import ArchiveError, BaseMismatchError, CorruptError, DdctError, TruncatedError
 from ..limits import MAX_LAYERS
 
@@ -26,22 +27,24 @@ if TYPE_CHECKING:
 __all__ = ["Archive", "open_archive"]
 
 
-def open_archive(location: str | os.PathLike[str] | Source, *, allow_truncated: bool = False) -> Archive:
-    """Open a ``.ddct`` file for reading; nothing but its metadata and chunk table is read.
+def open_archive(location: str | os.PathLike[str] | bytes | Source, *, allow_truncated: bool = False) -> Archive:
+    """Open an archive for reading; nothing but its metadata and chunk table is read.
 
     Args:
+        location: a path, the archive's bytes, ``http(s)://…``, ``hf://owner/repository[@revision]/path``, or a source.
         allow_truncated: also open a file that lacks its end, as long as the first layer of every tensor is whole:
             it can be decoded with ``layers=1``.
 
     Raises:
+        HubError: a server refuses or fails.
         ArchiveError: the file is damaged, too new, or breaks the specification.
         StorageError: it cannot be read.
     """
-    source = FileSource(location) if isinstance(location, str | os.PathLike) else location
+    source = _source(location)
     try:
         reader = ArchiveReader.open(source, check_layer=check_layer, allow_truncated=allow_truncated)
     except TruncatedError as error:
-        if not allow_truncated and isinstance(location, str | os.PathLike) and _has_lossy_part(location):
+        if not allow_truncated and _has_lossy_part(location):
             error.reason += "; the lossy model is whole, and can be had by asking for it (--lossy)"
         raise
     if reader.layers_present == 0:
@@ -50,12 +53,22 @@ def open_archive(location: str | os.PathLike[str] | Source, *, allow_truncated: 
     return Archive(reader, source.name)
 
 
-def _has_lossy_part(location: str | os.PathLike[str]) -> bool:
+def _has_lossy_part(location: str | os.PathLike[str] | bytes | Source) -> bool:
+    if not isinstance(location, str | os.PathLike | bytes):
+        return False  # a source is closed when it is refused
     try:
-        with ArchiveReader.open(FileSource(location), check_layer=check_layer, allow_truncated=True) as reader:
+        with ArchiveReader.open(_source(location), check_layer=check_layer, allow_truncated=True) as reader:
             return reader.layers_present > 0
     except DdctError:
         return False
+
+
+def _source(location: str | os.PathLike[str] | bytes | Source) -> Source:
+    if isinstance(location, bytes):
+        return BytesSource(location)
+    if isinstance(location, str) and is_remote(location):
+        return open_remote(location)
+    return FileSource(location) if isinstance(location, str | os.PathLike) else location
 
 
 class Archive:

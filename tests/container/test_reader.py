@@ -377,7 +377,7 @@ def test_a_side_file_whose_digest_differs_is_corrupt() -> None:
 
 def test_codecs_are_checked_tensor_by_tensor_before_the_table() -> None:
     seen: list[tuple[str, int]] = []
-    with opened(sample(), check_layer=lambda record, index: seen.append((record.name, index))):
+    with opened(sample(), check_layer=lambda record, index: not seen.append((record.name, index))):
         assert seen == [("a", 0), ("a", 1), ("b", 0), ("empty", 0)]
 
     def refuse(record: TensorRecord, index: int) -> None:
@@ -428,6 +428,20 @@ def test_a_refused_source_is_closed() -> None:
 
 
 # Files.
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 11), (10, 1), (5, 6), (99, 1)])
+def test_a_source_gives_exactly_what_is_asked_for(tmp_path: Path, offset: int, length: int) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    file = FileSource(tmp_path / "file")
+    for source in (file, BytesSource(b"0123456789")):
+        assert source.size == 10
+        assert source.read_at(3, 4) == b"3456"
+        assert source.read_at(10, 0) == b""
+        with pytest.raises(TruncatedError):
+            source.read_at(offset, length)
+    file.close()
+    file.close()
 
 
 def test_a_missing_file_cannot_be_opened(tmp_path: Path) -> None:

@@ -71,15 +71,15 @@ def test_numbers_that_are_not_finite_do_not_exist(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"9007199254740992", b"123456789012345678901234567890", b"-1", b"-0", b"-0.5", b"9" * 100_000]
+    "raw", [b"9007199254740992", b"-9007199254740992", b"123456789012345678901234567890", b"9" * 100_000]
 )
-def test_integers_are_not_negative_and_below_2_to_the_53(raw: bytes) -> None:
+def test_integers_stay_within_2_to_the_53(raw: bytes) -> None:
     refuse(raw)
     refuse(b'{"a":[%s]}' % raw)
 
 
 def test_the_largest_integer_is_read() -> None:
-    assert parse_json(b"[9007199254740991,0]") == [2**53 - 1, 0]
+    assert parse_json(b"[9007199254740991,-9007199254740991,-0]") == [2**53 - 1, 1 - 2**53, 0]
 
 
 @pytest.mark.parametrize("raw", [b"01", b"+1", b"1.", b".5", b"0x10", b"1_000", "\u0661".encode()])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ddct_daemon.config import load_config
 
+from ddct_daemon.config import load_config
 from ddct_format.errors import ConfigError
 
 MINIMAL = """

@@ -6,15 +6,22 @@ import os
 from pathlib import Path
 
 import pytest
-from ddct_daemon.listing import Kind, list_checkpoint, list_checkpoints
 from fake_trainer import write_checkpoint
+
+from ddct_daemon.listing import Kind, Listing, list_checkpoint, list_checkpoints
 
 
 def names(root: Path) -> list[tuple[str, Kind]]:
     return [(listing.name, listing.kind) for listing in list_checkpoints(root)]
 
 
-def touch(path, data=b"x"):
+def listed(root: Path, name: str = "checkpoint-1") -> Listing:
+    listing = list_checkpoint(root, name)
+    assert listing is not None
+    return listing
+
+
+def touch(path: Path, data: bytes = b"x") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
@@ -67,8 +74,8 @@ def test_a_link_beside_its_target_is_no_second_candidate_but_one_to_elsewhere_is
 def test_every_change_changes_the_fingerprint(tmp_path: Path, change: str) -> None:
     directory = tmp_path / "checkpoint-1"
     write_checkpoint(directory, 1, 0)
-    before = list_checkpoint(tmp_path, "checkpoint-1")
-    assert before.fingerprint == list_checkpoint(tmp_path, "checkpoint-1").fingerprint
+    before = listed(tmp_path)
+    assert before.fingerprint == listed(tmp_path).fingerprint
     config = directory / "config.json"
     status = config.stat()
     if change == "size":
@@ -88,17 +95,17 @@ def test_every_change_changes_the_fingerprint(tmp_path: Path, change: str) -> No
         (directory / "empty").mkdir()
     else:
         touch(tmp_path / "checkpoint-1-unfinished")
-    assert before.fingerprint != list_checkpoint(tmp_path, "checkpoint-1").fingerprint
+    assert before.fingerprint != listed(tmp_path).fingerprint
 
 
 def test_deleted_files_are_told_from_changed_ones(tmp_path: Path) -> None:
     directory = tmp_path / "checkpoint-1"
     write_checkpoint(directory, 1, 0)
-    before = list_checkpoint(tmp_path, "checkpoint-1")
+    before = listed(tmp_path)
     (directory / "optimizer.pt").unlink()
-    assert before.same_or_removed(list_checkpoint(tmp_path, "checkpoint-1"))
+    assert before.same_or_removed(listed(tmp_path))
     touch(directory / "optimizer.pt")
-    assert not before.same_or_removed(list_checkpoint(tmp_path, "checkpoint-1"))
+    assert not before.same_or_removed(listed(tmp_path))
     for path in directory.iterdir():
         path.unlink()
     directory.rmdir()

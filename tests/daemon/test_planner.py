@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
+
 from ddct_daemon.completeness import Verdict
 from ddct_daemon.listing import Kind
 from ddct_daemon.planner import Inspect, Note, Observation, Pack, Policy, Publish, plan, retry_delay
@@ -16,15 +19,17 @@ WHOLE = Verdict(weights=True, resumable=True, reason="")
 HALF = Verdict(weights=False, resumable=False, reason="trainer_state.json is not there")
 
 
-def entry(name="checkpoint-1", stage=Stage.SEEN, **changes) -> Entry:
+def entry(name: str = "checkpoint-1", stage: Stage = Stage.SEEN, **changes: Any) -> Entry:
     return replace(Entry(name, stage, "a reason", "fingerprint"), **changes)
 
 
-def seen(name="checkpoint-1", **changes) -> Observation:
+def seen(name: str = "checkpoint-1", **changes: Any) -> Observation:
     return replace(Observation(name, Kind.TRAINER, "fingerprint", stable_seconds=10), **changes)
 
 
-def decide(entries=(), observations=(), now=NOW, **free):
+def decide(
+    entries: Iterable[Entry] = (), observations: Sequence[Observation] = (), now: float = NOW, **free: bool
+) -> tuple[list[Any], float]:
     steps = plan({e.name: e for e in entries}, observations, now=now, policy=POLICY, **free)
     return list(steps.actions), steps.wake_in
 
@@ -194,7 +199,7 @@ def test_a_new_life_takes_up_every_stage_where_it_can_go_on(
 def test_every_way_through_the_stages_ends_published_whatever_is_interrupted() -> None:
     """Drive the planner with a perfect worker and a crash after every single step."""
     for crash_after in range(8):
-        journal = {}
+        journal: dict[str, Entry] = {}
         for step in range(20):
             stable = seen(verdict=WHOLE)
             for action in plan(journal, [stable], now=NOW, policy=POLICY).actions:

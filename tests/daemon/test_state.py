@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ddct_daemon.state import Entry, Journal, Stage
 from ddct_daemon.state_directory import StateDirectory, lock_holder
-
 from ddct_format.errors import ConfigError, StorageError
 
 ENTRY = Entry(
@@ -94,6 +94,7 @@ def test_two_processes_cannot_have_one_state(tmp_path: Path) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as other:
+        assert other.stdout is not None
         assert other.stdout.readline() == b"locked\n"
         assert lock_holder(tmp_path / "state") == other.pid
         with pytest.raises(ConfigError, match=f"another daemon \\(process {other.pid}\\)"):

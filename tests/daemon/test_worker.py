@@ -12,10 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from daemon_models import write_model
+
 from ddct_daemon.listing import list_checkpoint
 from ddct_daemon.worker import run_pack
-
 from ddct_format import verify
+
+
+def fingerprint(runs: Path) -> str:
+    listing = list_checkpoint(runs, "model")
+    assert listing is not None
+    return listing.fingerprint
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
         "job": "pack",
         "name": "model",
         "watch": str(tmp_path / "runs"),
-        "fingerprint": list_checkpoint(tmp_path / "runs", "model").fingerprint,
+        "fingerprint": fingerprint(tmp_path / "runs"),
         "base": str(tmp_path / "base"),
         "out": str(tmp_path / "spool" / "archive.ddct"),
         "preset": "paper",
@@ -117,5 +123,5 @@ def test_trouble_with_the_base_is_a_failure_and_with_the_checkpoint_it_is_unusab
     assert run_pack(job)["outcome"] == "failed"
     (tmp_path / "aside").rename(tmp_path / "base" / "model.safetensors")
     (tmp_path / "runs" / "model" / "adapter_config.json").write_text("{}")
-    job["fingerprint"] = list_checkpoint(tmp_path / "runs", "model").fingerprint
+    job["fingerprint"] = fingerprint(tmp_path / "runs")
     assert run_pack(job)["outcome"] == "unusable"

@@ -165,6 +165,7 @@ def test_a_writer_killed_at_any_moment_leaves_no_object_or_a_whole_one(
             stdout=subprocess.PIPE,
         )
         with writer:
+            assert writer.stdout is not None
             writer.stdout.readline()
             time.sleep(attempt * 0.012)
             writer.send_signal(signal.SIGKILL)

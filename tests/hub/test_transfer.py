@@ -22,7 +22,7 @@ def hub(tmp_path: Path) -> Hub:
 
 
 @pytest.fixture
-def archive(tmp_path, model_pair):
+def archive(tmp_path: Path, model_pair: tuple[Path, Path]) -> Path:
     base, tuned = model_pair
     pack(base, tuned, tmp_path / "tuned.ddct")
     return tmp_path / "tuned.ddct"

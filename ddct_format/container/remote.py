@@ -1,0 +1,122 @@
+"""An archive behind a URL, read by ranges (RFC 9110, section 14).
+
+The first request brings the start of the file, which for most models holds the preamble, the metadata and the chunk
+table; each payload is one more. The huggingface_hub library does the talking: it retries what passes, follows redirects
+to a storage host without taking the token along, and knows the address of a file in a repository.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ddct_format.errors import HubError, TruncatedError
+
+__all__ = ["HttpSource", "is_remote", "open_remote"]
+
+FIRST_READ = 256 << 10
+"""Bytes of the first request: metadata of some hundred tensors and their chunk table."""
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
+_HUB_FILE = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[^/]+))?/(?P<path>.+)")
+
+
+def is_remote(location: str) -> bool:
+    """Whether :func:`open_remote` takes the location."""
+    return location.startswith(("http://", "https://", "hf://"))
+
+
+def open_remote(location: str) -> HttpSource:
+    """Open ``http(s)://…`` or ``hf://owner/repository[@revision]/path``; for the latter the user's token is sent.
+
+    Raises:
+        HubError: the address is malformed, or the server cannot be read by ranges.
+    """
+    if not location.startswith("hf://"):
+        return HttpSource(location)
+    match = _HUB_FILE.fullmatch(location)
+    if match is None:
+        raise HubError("a hub file is written hf://owner/repository[@revision]/path", place=location)
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    url = hf_hub_url(match["repo"], match["path"], revision=match["revision"])
+    return HttpSource(url, name=location, headers=build_hf_headers())
+
+
+class HttpSource:
+    """Random access over HTTP. The file must not change: its entity tag is compared at every read.
+
+    Args:
+        url: of the file.
+        name: what messages call it; the URL when absent.
+        headers: sent with every request to the URL's own host.
+
+    Raises:
+        HubError: the server refuses, fails, or does not support ranges.
+    """
+
+    read_size = 1 << 62
+    """A payload is worth one request, however large: its size was checked against the reader's budget."""
+
+    def __init__(self, url: str, *, name: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        self.name = name or url
+        self._url = url
+        self._headers = dict(headers or {})
+        self._tag: str | None = None
+        self.size = 0
+        self._start = b""
+        self._start = self._request(0, FIRST_READ)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if offset + length > self.size:
+            found = max(0, self.size - offset)
+            raise TruncatedError(f"only {found} of {length} bytes exist at offset {offset}", place=self.name)
+        if offset + length <= len(self._start):
+            return self._start[offset : offset + length]
+        kept = self._start[offset:]
+        return kept + self._request(offset + len(kept), length - len(kept))
+
+    def close(self) -> None:
+        """Nothing is held: connections belong to the library's session."""
+
+    def _request(self, offset: int, length: int) -> bytes:
+        """The bytes of a range; for the first request as many as there are."""
+        from huggingface_hub.utils import http_stream_backoff
+
+        headers = {**self._headers, "Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
+        try:
+            with http_stream_backoff("GET", self._url, headers=headers, max_retries=3) as response:
+                return self._checked(response, offset, length)
+        except HubError:
+            raise
+        except Exception as error:  # the library's and its HTTP client's errors share no base
+            raise HubError(f"cannot be read: {error}", place=self.name) from error
+
+    def _checked(self, response: Any, offset: int, length: int) -> bytes:
+        first = not self._start
+        if response.status_code == 416 and first:
+            return b""
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if response.status_code != 206 or match is None:
+            raise HubError(
+                f"answered {response.status_code}; ddct reads by ranges, which this server or address does not support",
+                place=self.name,
+            )
+        begin, last, size = (int(group) for group in match.groups())
+        if begin != offset or last >= size or last - begin >= length or (not first and last - begin != length - 1):
+            raise HubError("the server sent another range than it was asked for", place=self.name)
+        tag = response.headers.get("ETag")
+        if first:
+            self.size, self._tag = size, tag
+        elif (size, tag) != (self.size, self._tag):
+            raise HubError("the file changed while it was read", place=self.name)
+        body = bytearray()
+        for piece in response.iter_bytes():
+            body += piece
+            if len(body) > length:
+                raise HubError("the server sent more than it was asked for", place=self.name)
+        if len(body) != last - begin + 1:
+            raise HubError("the connection ended early", place=self.name)
+        return bytes(body)
