@@ -36,6 +36,7 @@ MAX_BOUND = 255 + 255 + KEYS_PER_OCTAVE * 254
 """The largest context that keys and an exponent can give."""
 _MAX_BOUNDS = 254
 _SMALLEST_WIDTH = 8
+_TILE = 1 << 18
 _PATTERN_BITS = {"BF16": 16, "F16": 16, "F32": 32}
 _FRACTION_BITS = {"BF16": 7, "F16": 10, "F32": 23}
 _REQUIRED = {"cols", "bounds"}
@@ -219,13 +220,21 @@ def residual_symbols(
         predicted: whole patterns, as :func:`predict` gives them.
         target: bytes of the target; the low ``shift`` bits of every pattern are zero.
     """
-    low, wanted = predicted >> params.shift, _patterns(target, params.dtype) >> params.shift
-    residual = _ordered(wanted, params.width) - _ordered(low, params.width)
-    residual = np.where(low >> (params.width - 1) != 0, -residual, residual)
-    magnitude = np.abs(residual)
-    code, extra = _split_magnitude(magnitude, params.mantissa)
-    bits = (magnitude & ((np.int64(1) << extra) - 1)).astype(np.uint32)
-    return (2 * code - (residual < 0)).astype(np.uint8), extra.astype(np.uint8), bits
+    wanted = np.frombuffer(target, dtype=f"<u{_PATTERN_BITS[params.dtype] // 8}")
+    symbols = np.empty(predicted.size, dtype=np.uint8)
+    lengths = np.empty(predicted.size, dtype=np.uint8)
+    values = np.empty(predicted.size, dtype=np.uint32)
+    for start in range(0, predicted.size, _TILE):  # bounds the memory, and stays in the cache
+        tile = slice(start, start + _TILE)
+        low, high = predicted[tile] >> params.shift, wanted[tile].astype(predicted.dtype) >> params.shift
+        residual = _ordered(high, params.width) - _ordered(low, params.width)
+        residual = np.where(low >> (params.width - 1) != 0, -residual, residual)
+        magnitude = np.abs(residual)
+        code, extra = _split_magnitude(magnitude, params.mantissa)
+        symbols[tile] = 2 * code - (residual < 0)
+        lengths[tile] = extra
+        values[tile] = magnitude & ((np.int64(1) << extra) - 1)
+    return symbols, lengths, values
 
 
 def write_extra_bits(values: npt.NDArray[np.uint32], lengths: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

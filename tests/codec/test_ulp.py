@@ -77,7 +77,7 @@ def test_the_extremes_of_binary32_are_restored() -> None:
 
 
 def test_the_steps_of_the_text_by_hand() -> None:
-    """One BF16 element: 1.0 is 3F80; 100 patterns on is 3FE4; code 100 = 8·4 + 12 − 16 …, worked out in the text."""
+    """One BF16 element, 1.0 = 3F80, to 3FE4: v = 100, so k = 6 − 3 = 3 and f = ⌊100 / 8⌋ + 3·8 = 36."""
     params = UlpParams("BF16", 1, 1)
     before = np.array([0x3F80], dtype="<u2").view(np.uint8)
     symbols, lengths, values = residual_symbols(

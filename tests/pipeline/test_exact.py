@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import base_model, fine_tune, load, write_model
 
 from ddct_format import errors, open_archive, open_checkpoint, pack, unpack, verify
 from ddct_format.backends import BACKENDS
-
-from models import base_model, fine_tune, load, write_model
 
 
 def same_files(one: Path, other: Path) -> bool:
