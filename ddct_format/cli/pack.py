@@ -20,6 +20,7 @@ _PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESET
 @click.argument("finetuned", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="paper", show_default=True, help=_PRESET_HELP)
+@click.option("--exact", is_flag=True, help="Add a layer that restores the fine-tune bit for bit, after the lossy one.")
 @click.option("--device", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="Who computes.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the file before it gets its name.")
@@ -31,6 +32,7 @@ def command(
     finetuned: Path,
     out: Path,
     preset: str,
+    exact: bool,
     device: str,
     threads: int | None,
     verify: bool,
@@ -50,6 +52,7 @@ def command(
         finetuned,
         out,
         preset=preset,
+        exact=exact,
         device=device,
         threads=threads,
         verify=verify,

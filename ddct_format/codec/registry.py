@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..container.records import Layer, TensorRecord
 from ..errors import InvalidError, UnsupportedError
-from . import dctq, raw
+from . import dctq, raw, ulp
 from .floats import FLOAT_DTYPES
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CODECS", "apply_layer", "check_layer", "usable_layers"]
 
-CODECS = (dctq.NAME, raw.NAME)
+CODECS = (dctq.NAME, raw.NAME, ulp.NAME)
 
 
 def check_layer(tensor: TensorRecord, index: int) -> bool:
@@ -41,6 +41,12 @@ def check_layer(tensor: TensorRecord, index: int) -> bool:
                 raise InvalidError("raw.v1 starts from nothing: it is the first layer of a tensor that is replaced")
             raw.parse_params(_defined(layer), tensor.nbytes)
             smallest = largest = tensor.nbytes
+        elif layer.codec == ulp.NAME:
+            if index == 0 and tensor.op != "add":
+                raise InvalidError("ulp.v1 needs a prediction: a base, or the layer before it")
+            if _dtype_before(tensor, index) not in FLOAT_DTYPES:
+                raise InvalidError(f"ulp.v1 works on {', '.join(FLOAT_DTYPES)} only")
+            smallest, largest = ulp.UlpParams.parse(_defined(layer), tensor.elements, tensor.dtype).size_bounds()
         else:
             if index > 0 or tensor.op != "add":
                 raise InvalidError("dctq.v1 starts from a base: it is the first layer of a tensor that is added")
@@ -78,7 +84,8 @@ def apply_layer(
     """The tensor's bytes after a layer that :func:`check_layer` has accepted.
 
     Args:
-        before: the bytes before the layer: the base tensor's for the first layer of ``add``, nothing for ``replace``.
+        before: the bytes before the layer: the base tensor's for the first layer of ``add``, nothing for that of
+            ``replace``, the result of the layer before for any other.
 
     Raises:
         InvalidError: the payload breaks the specification.
@@ -88,8 +95,16 @@ def apply_layer(
         if layer.codec == raw.NAME:
             return raw.join_planes(payload, raw.parse_params(_defined(layer), tensor.nbytes))
         assert before is not None
+        if layer.codec == ulp.NAME:
+            exact = ulp.UlpParams.parse(_defined(layer), tensor.elements, tensor.dtype)
+            return ulp.apply_ulp(exact, payload, before, _dtype_before(tensor, index))
         params = dctq.DctqParams.parse(_defined(layer), tensor.elements)
         fields = dctq.parse_payload(params, payload)
         return backend.apply(params, fields, before, tensor.base_dtype or tensor.dtype, tensor.dtype)
     except InvalidError as error:
         raise error.at(tensor=tensor.name) from None
+
+
+def _dtype_before(tensor: TensorRecord, index: int) -> str:
+    """The element type of what a layer is applied to."""
+    return tensor.dtype if index else tensor.base_dtype or tensor.dtype

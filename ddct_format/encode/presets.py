@@ -16,11 +16,13 @@ class Preset:
     Attributes:
         shares: (bits per coefficient, share of the patches), strongest patches first.
         summary: one line for ``--help``.
+        exact: the fine-tune comes back bit for bit, and no lossy layer is chosen for its own sake.
     """
 
     name: str
     shares: tuple[tuple[int, float], ...]
     summary: str
+    exact: bool = False
 
 
 PRESETS = {
@@ -28,6 +30,7 @@ PRESETS = {
     for preset in (
         Preset("paper", ((2, 0.5),), "Delta-DCT as published: half of the patches at 2 bits, half at none"),
         Preset("paper-mix", ((2, 0.3), (1, 0.4)), "Delta-DCT, mixed: 30 % at 2 bits, 40 % at 1 bit, 30 % at none"),
+        Preset("exact", (), "lossless: every tensor comes back bit for bit", exact=True),
     )
 }
 

@@ -19,6 +19,7 @@ from ..container.digest import model_id, tensor_digest
 from ..container.payload import StoredPayload
 from ..container.records import FileRecord, Layer, Metadata, Quality, ShardRecord, TensorRecord, target_ids
 from ..container.writer import ArchiveWriter
+from ..encode.exact_tensor import encode_exactly
 from ..encode.presets import Preset, get_preset
 from ..encode.tensor import TensorData, encode_tensor
 from .archive import open_archive
@@ -81,6 +82,7 @@ def pack(
     out: str | os.PathLike[str],
     *,
     preset: str = "paper",
+    exact: bool = False,
     device: str = "cpu",
     threads: int | None = None,
     verify: bool = True,
@@ -90,6 +92,7 @@ def pack(
     """Write the archive ``out``, which must not exist; it appears whole and verified, or not at all.
 
     Args:
+        exact: after the preset's lossy layer, add one that restores the fine-tune bit for bit.
         verify: decode the written file against the base before it gets its name.
         base_hint: ``repo``, ``revision`` or ``name`` of the base: where a reader might find it.
 
@@ -113,7 +116,7 @@ def pack(
         target_digests = _digests(target_model, threads, "reading fine-tune", progress)
         encoded = []
         tally = Tally(target_model.nbytes, "packing", progress)
-        work = _Work(base_model, target_model, base_digests, target_digests, settings, backend, writer)
+        work = _Work(base_model, target_model, base_digests, target_digests, settings, backend, writer, exact)
         for item in map_ordered(work.encode, sorted(target_model.tensors, key=str.encode), threads):
             for layer, payload in enumerate(item.payloads):
                 writer.append(layer, payload)
@@ -163,6 +166,7 @@ class _Work:
         preset: Preset,
         backend: Backend,
         writer: ArchiveWriter,
+        exact: bool,
     ) -> None:
         self.base = base
         self.target = target
@@ -170,6 +174,7 @@ class _Work:
         self.target_digests = target_digests
         self.preset = preset
         self.backend = backend
+        self.exact = exact
         self._writer = writer
         self._first = _first_of_equals(target, target_digests)
 
@@ -186,12 +191,10 @@ class _Work:
         first = self._first[name]
         if first != name:
             return _Encoded(TensorRecord(name, info.dtype, info.shape, info.shard, "alias", of=first))
-        result = encode_tensor(
-            None if found is None else _tensor_data(self.base, name),
-            _tensor_data(self.target, name),
-            self.preset,
-            self.backend,
-        )
+        base = None if found is None else _tensor_data(self.base, name)
+        target = _tensor_data(self.target, name)
+        lossy = None if self.preset.exact else encode_tensor(base, target, self.preset, self.backend)
+        result = encode_exactly(base, target, lossy, self.backend) if lossy is None or self.exact else lossy
         added = result.op == "add"
         assert not added or found is not None
         payloads = tuple(self._writer.compress_payload(layer.sections) for layer in result.layers)

@@ -91,6 +91,25 @@ def test_each_refusal_has_its_exit_status_and_one_line(models: Path, tmp_path: P
         assert error["place"] and error["reason"]
 
 
+def test_exact_archives_and_their_lossy_prefix(models: Path, tmp_path: Path) -> None:
+    base = ("--base", models / "base")
+    for options in (("--preset", "exact"), ("--preset", "paper", "--exact")):
+        archive = tmp_path / f"{len(options)}.ddct"
+        succeed("pack", models / "base", models / "tuned", archive, *options)
+        out = tmp_path / f"out{len(options)}"
+        assert succeed("unpack", archive, *base, out, "--exact")["lossless"] is True
+        weights = "model.safetensors"
+        assert (out / weights).read_bytes() == (models / "tuned" / weights).read_bytes()
+    assert succeed("unpack", archive, *base, tmp_path / "lossy", "--lossy")["lossless"] is False
+
+    (tmp_path / "cut.ddct").write_bytes(archive.read_bytes()[:-1])
+    refused = ddct("unpack", tmp_path / "cut.ddct", *base, tmp_path / "o")
+    assert refused.returncode == 3 and "--lossy" in refused.stderr and refused.stderr.count("\n") == 1
+    assert succeed("unpack", tmp_path / "cut.ddct", *base, tmp_path / "cut", "--lossy")["lossless"] is False
+    assert ddct("unpack", models / "tuned.ddct", *base, tmp_path / "o", "--exact").returncode == 12
+    assert ddct("unpack", archive, *base, tmp_path / "o", "--exact", "--lossy").returncode == 2
+
+
 def test_usage_errors_exit_with_2(models: Path) -> None:
     assert ddct("pack").returncode == 2
     assert ddct("pack", "a", "b", "c", "--preset", "nonsense").returncode == 2
