@@ -13,7 +13,7 @@ from ..codec.floats import FLOAT_DTYPES, float32_from_bytes
 from ..container.dtypes import DTYPE_BITS
 from ..container.zstd_frame import compress
 from .exact import encode_exact
-from .low_rank import encode_low_rank
+from .exact_low_rank import encode_low_rank
 from .tensor import EncodedLayer, EncodedTensor, TensorData
 
 __all__ = ["encode_exactly"]
