@@ -13,6 +13,7 @@ _SHARING = 0.8
 _BITS_TO_SCALE = ((0.05, 4.5), (0.25, 2.7), (0.5, 2.0), (1.0, 1.2), (2.0, 0.55), (3.0, 0.27), (8.0, 0.0085))
 _ERROR_TO_SCALE = ((0.0001, 0.02), (0.01, 0.3), (0.1, 1.0), (1.0, 2.5))
 _LARGEST_STRIDE = 1.5
+_LOOSE_REACH = 1.5
 _SMALLEST_SCALE, _LARGEST_SCALE = 1e-3, 1e2
 
 
@@ -36,14 +37,20 @@ class StepSearch:
         target: the quantity wanted.
         rising: whether it grows with the scale, as an error does, or falls, as bits do.
         low, high: what is near enough, as multiples of the target.
+        strict: whether the target must be met at any price. If not, the search stays within reach of the usual scale:
+            where fixed costs dominate, as in small models, coarser steps would ruin the model and save nothing.
     """
 
-    def __init__(self, target: float, *, rising: bool, low: float, high: float) -> None:
+    def __init__(self, target: float, *, rising: bool, low: float, high: float, strict: bool = True) -> None:
         self._aim = log(target * (low + high) / 2)
         self._low, self._high = log(target * low), log(target * high)
         self._rising = rising
         self._points: list[tuple[float, float]] = []
         self._next = _interpolate(target, _ERROR_TO_SCALE if rising else _BITS_TO_SCALE)
+        self._strict = strict
+        self._finest = log(_SMALLEST_SCALE)
+        self._coarsest = log(_LARGEST_SCALE) if strict else self._next + log(_LOOSE_REACH)
+        self._at_bound = False
         self.done = False
 
     @property
@@ -54,16 +61,18 @@ class StepSearch:
     @property
     def exhausted(self) -> bool:
         """Whether the target lies outside of what steps can do."""
-        return not log(_SMALLEST_SCALE) <= self._next <= log(_LARGEST_SCALE)
+        return self._strict and self._at_bound
 
     def record(self, quantity: float) -> None:
         """Take the measurement at ``scale``."""
         value = log(max(quantity, 1e-12))
-        if self._low <= value <= self._high:
-            self.done = True
+        if self._low <= value <= self._high or self._at_bound:
+            self.done = not self.exhausted
             return
         self._points.append((self._next, value if self._rising else -value))
-        self._next = self._advance(self._aim if self._rising else -self._aim)
+        wanted = self._advance(self._aim if self._rising else -self._aim)
+        self._next = min(max(wanted, self._finest), self._coarsest)
+        self._at_bound = wanted != self._next
 
     def _advance(self, aim: float) -> float:
         below = max((p for p in self._points if p[1] < aim), default=None)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..backends.interface import Backend
 from ..codec.dctq import DctqParams, DctqPayload
 from .low_rank import Factors, factorise, quantise_low_rank
+from .quantise import LARGEST_MAGNITUDE
 from .residual import encode_residual
 
 __all__ = ["DeltaAnalysis", "analyse_delta", "encode_delta", "matrix_view", "vector_view"]
@@ -24,6 +25,9 @@ _SMALLEST_DEVIATION = 1e-30
 """Where float32 gets coarse: such deltas, and their inverses, are carried byte for byte."""
 _VECTOR_STEP = 0.25
 """Of the vector's own deviation: norms and biases are few and matter much, four to five bits each cost nothing."""
+_NARROW_SIDE = 64
+_NARROW_STEP = 0.5
+"""Of a narrow matrix's own deviation: with so few inputs or outputs errors do not average out, and weights are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +84,17 @@ def encode_delta(
 
     Args:
         delta: float32 1-D, the one that was analysed.
-        step: the quantiser's, as a multiple of the delta's deviation; vectors take at most a quarter.
+        step: the quantiser's, as a multiple of the delta's deviation; vectors and narrow matrices take a part of it.
     """
     # With a mean square of 1, squares neither overflow nor vanish.
     matrix = (delta / np.float32(analysis.deviation or 1)).reshape(analysis.view)
     low_rank = None
     if analysis.factors is None:
-        coded = encode_residual(matrix, _VECTOR_PATCH, min(1.0, step) * _VECTOR_STEP, backend, plain=True)
+        step = max(min(1.0, step) * _VECTOR_STEP, float(np.abs(matrix).max()) / LARGEST_MAGNITUDE)
+        coded = encode_residual(matrix, _VECTOR_PATCH, step or 1.0, backend, plain=True)
     else:
+        if min(analysis.view) < _NARROW_SIDE:
+            step = min(1.0, step) * _NARROW_STEP
         low_rank = quantise_low_rank(matrix, analysis.factors, step)
         residual = matrix if low_rank is None else matrix - low_rank.product
         coded = encode_residual(residual, _MATRIX_PATCH, step, backend)

@@ -8,6 +8,7 @@ there anyway (spec/adr/0101-low-rank-part.md).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ RANK_LIMIT = 64
 _OVERSAMPLING = 8
 _POWER_ITERATIONS = 2
 _DEAD_ZONE = 0.1
+_THRESHOLD = 1.0
 _FINEST_MULTIPLIER = 64
 """Of the smallest term: its scale is then met within 1 %."""
 _LARGEST = 127
@@ -80,7 +82,7 @@ def quantise_low_rank(matrix: npt.NDArray[np.float32], factors: Factors, step: f
     """The terms worth their bits at this quantiser step, each quantised so that its error equals the residual's.
 
     Args:
-        matrix: float32 [rows, cols], the one that ``factors`` belong to.
+        matrix: float32 [rows, cols], the one that ``factors`` belong to, with a mean square of 1.
         step: of the quantiser that codes the residual.
     """
     transposed = matrix.shape[0] < matrix.shape[1]
@@ -119,7 +121,18 @@ def quantise_low_rank(matrix: npt.NDArray[np.float32], factors: Factors, step: f
 
 
 def _worthwhile(values: npt.NDArray[np.float64], shape: tuple[int, ...], step: float) -> int:
-    return int(np.count_nonzero(np.square(values) > sum(shape) * step * step))
+    """How many of the strongest terms pay.
+
+    While most residual symbols are zero, a term must hold more energy than the quantiser would leave of it anyway. At
+    finer steps it must also save more bits of the residual, n/2 · log2 of its variance, than its own symbols take.
+    """
+    weights, length = shape[0] * shape[1], sum(shape)
+    energies = np.square(values)
+    variance = 1 - (np.cumsum(energies) - energies) / weights
+    own_bits = length / 2 * np.log2(np.maximum(12 * energies / (length * step * step), 2))
+    saved_bits = energies / (2 * log(2) * np.maximum(variance, 1e-9))
+    pays = (energies > _THRESHOLD * length * step * step) & (saved_bits > own_bits)
+    return int(np.argmin(pays)) if not pays.all() else pays.size
 
 
 def _round(values: npt.NDArray[np.float32], steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DEAD_ZONE", "GAIN_LIMIT", "Quantised", "quantise", "quantise_magnitudes"]
+__all__ = ["DEAD_ZONE", "GAIN_LIMIT", "LARGEST_MAGNITUDE", "Quantised", "quantise", "quantise_magnitudes"]
 
 DEAD_ZONE = 0.2
 """A value is rounded up from 0.7 steps on: the bits saved by more zeros buy a smaller step."""
 GAIN_LIMIT = 6.0
 """With few values left, an unbiased gain would blow up single weights."""
-_LARGEST = 127
+LARGEST_MAGNITUDE = 127
 _FINEST_GRID = 16
 
 
@@ -43,7 +43,7 @@ class Quantised:
 def quantise_magnitudes(magnitudes: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Absolute values in steps -> whole steps, 0 … 127, small ones pulled towards zero."""
     shifted = magnitudes + np.float32(0.5 - DEAD_ZONE)
-    result: npt.NDArray[np.uint8] = np.minimum(shifted, np.float32(_LARGEST)).astype(np.uint8)
+    result: npt.NDArray[np.uint8] = np.minimum(shifted, np.float32(LARGEST_MAGNITUDE)).astype(np.uint8)
     return result
 
 
@@ -61,9 +61,9 @@ def quantise(values: npt.NDArray[np.float32]) -> Quantised:
     counts = np.bincount(found, minlength=1)
     sums = np.bincount(found, weights=kept, minlength=1)
     centroids = np.divide(sums, counts, out=np.arange(counts.size, dtype=np.float64), where=counts > 0)
-    centroids = np.minimum(centroids, _LARGEST)
+    centroids = np.minimum(centroids, LARGEST_MAGNITUDE)
     grid = _FINEST_GRID
-    while centroids[-1] * grid > _LARGEST:
+    while centroids[-1] * grid > LARGEST_MAGNITUDE:
         grid //= 2
     levels = np.rint(centroids * grid).astype(np.int64)
     levels[0] = 0

@@ -24,7 +24,8 @@ def entropy_bits(counts: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> npt
 
 def magnitude_bits(counts: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """As :func:`entropy_bits` for counts of the magnitudes 0, 1, …: the signs are added, a bit each."""
-    return entropy_bits(counts) + np.asarray(counts, dtype=np.float64)[..., 1:].sum(axis=-1)
+    signs: npt.NDArray[np.float64] = np.asarray(counts, dtype=np.float64)[..., 1:].sum(axis=-1)
+    return entropy_bits(counts) + signs
 
 
 def gaussian_magnitudes(deviations: npt.NDArray[np.float64], dead_zone: float) -> npt.NDArray[np.float64]:

@@ -16,6 +16,7 @@ from ..backends import get_backend
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..container.digest import model_id, tensor_digest
 from ..container.metadata import serialise_metadata
+from ..container.preamble import PREAMBLE_SIZE
 from ..container.records import FileRecord, Metadata, Quality, ShardRecord, TensorRecord, target_ids
 from ..container.writer import ArchiveWriter
 from ..container.zstd_frame import compress
@@ -131,7 +132,10 @@ def pack(
         def describe(records: Sequence[TensorRecord], noise: float = 0.0, energy: float = 0.0) -> Metadata:
             return _metadata(encoding, settings.name, records, files, base_hint, noise / energy if energy else 0.0)
 
-        choose_steps(encoding, lambda records: len(compress(serialise_metadata(describe(records)))), progress)
+        def head_size(records: Sequence[TensorRecord]) -> int:
+            return PREAMBLE_SIZE + len(compress(serialise_metadata(describe(records))))
+
+        choose_steps(encoding, head_size, progress)
         records = []
         noise = energy = 0.0
         tally = Tally(target_model.nbytes, "packing", progress)

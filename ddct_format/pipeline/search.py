@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ..container.records import TensorRecord
 from ..encode.allocation import StepSearch, relative_steps
-from ..encode.presets import Preset
+from ..encode.presets import PRESETS, Preset
 from ..errors import ConfigError
 from .encoding import Encoding
 from .progress import Progress, Tally
@@ -33,10 +33,10 @@ def choose_steps(
     """Set the steps of all tensors whose preset has a target; each preset's tensors meet it by themselves.
 
     Args:
-        metadata_size: stored bytes of the metadata of an archive of these tensors.
+        metadata_size: stored bytes of preamble and metadata of an archive of these tensors.
 
     Raises:
-        ConfigError: a target cannot be met.
+        ConfigError: a target of the caller's own cannot be met. A preset's is met as far as its usual steps reach.
     """
     groups: dict[str, list[str]] = {}
     targets: dict[str, Preset] = {}
@@ -84,7 +84,9 @@ def _search(preset: Preset) -> StepSearch:
     if preset.error is not None:
         return StepSearch(preset.error, rising=True, low=_ERROR_WINDOW[0], high=_ERROR_WINDOW[1])
     assert preset.bits is not None
-    return StepSearch(preset.bits, rising=False, low=_BITS_WINDOW[0], high=_BITS_WINDOW[1])
+    return StepSearch(
+        preset.bits, rising=False, low=_BITS_WINDOW[0], high=_BITS_WINDOW[1], strict=preset.name not in PRESETS
+    )
 
 
 class _Measured:
