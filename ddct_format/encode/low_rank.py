@@ -22,7 +22,6 @@ RANK_LIMIT = 64
 _OVERSAMPLING = 8
 _POWER_ITERATIONS = 2
 _DEAD_ZONE = 0.1
-_THRESHOLD = 1.0
 _FINEST_MULTIPLIER = 64
 """Of the smallest term: its scale is then met within 1 %."""
 _LARGEST = 127
@@ -131,7 +130,7 @@ def _worthwhile(values: npt.NDArray[np.float64], shape: tuple[int, ...], step: f
     variance = 1 - (np.cumsum(energies) - energies) / weights
     own_bits = length / 2 * np.log2(np.maximum(12 * energies / (length * step * step), 2))
     saved_bits = energies / (2 * log(2) * np.maximum(variance, 1e-9))
-    pays = (energies > _THRESHOLD * length * step * step) & (saved_bits > own_bits)
+    pays = (energies > length * step * step) & (saved_bits > own_bits)
     return int(np.argmin(pays)) if not pays.all() else pays.size
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DEAD_ZONE", "GAIN_LIMIT", "LARGEST_MAGNITUDE", "Quantised", "quantise", "quantise_magnitudes"]
+__all__ = ["DEAD_ZONE", "GAIN_LIMIT", "LARGEST_MAGNITUDE", "Quantised", "quantise"]
 
 DEAD_ZONE = 0.2
 """A value is rounded up from 0.7 steps on: the bits saved by more zeros buy a smaller step."""
@@ -40,13 +40,6 @@ class Quantised:
     noise: float
 
 
-def quantise_magnitudes(magnitudes: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Absolute values in steps -> whole steps, 0 … 127, small ones pulled towards zero."""
-    shifted = magnitudes + np.float32(0.5 - DEAD_ZONE)
-    result: npt.NDArray[np.uint8] = np.minimum(shifted, np.float32(LARGEST_MAGNITUDE)).astype(np.uint8)
-    return result
-
-
 def quantise(values: npt.NDArray[np.float32]) -> Quantised:
     """Quantise values given in steps, float32 [patches, values], with one centroid per magnitude.
 
@@ -54,7 +47,8 @@ def quantise(values: npt.NDArray[np.float32]) -> Quantised:
     shrink them, and a shrunken delta is an under-trained model (spec/adr/0103-gain.md).
     """
     absolute = np.abs(values)
-    magnitudes = quantise_magnitudes(absolute)
+    shifted = absolute + np.float32(0.5 - DEAD_ZONE)
+    magnitudes = np.minimum(shifted, np.float32(LARGEST_MAGNITUDE)).astype(np.uint8)
     flat = magnitudes.reshape(-1)
     places = np.flatnonzero(flat)
     found, kept = flat[places], absolute.reshape(-1)[places]

@@ -11,14 +11,12 @@ from ..backends.interface import Backend
 from ..codec.patches import PatchGrid, cut_patches
 from .classes import classify_patches
 from .ordering import worthwhile_keys
-from .quantise import DEAD_ZONE, quantise, quantise_magnitudes
-from .rate import magnitude_bits
+from .quantise import DEAD_ZONE, quantise
 
 __all__ = ["CodedResidual", "encode_residual"]
 
-_SAMPLED_ROWS_OF_PATCHES = 4
-_TRANSFORM_GAIN = 0.98
-"""A transform costs the decoder time: it must save 2 % of the bits."""
+_COARSEST_SORTED_STEP = 2.4
+"""In deviations: where hardly any value survives, sorting would leave whole rows without one."""
 _SPARSE_BELOW = 0.5
 """Share of symbols other than zero under which runs of zeros are coded."""
 
@@ -43,17 +41,20 @@ class CodedResidual:
 def encode_residual(
     residual: npt.NDArray[np.float32], patch: int, step: float, backend: Backend, *, plain: bool = False
 ) -> CodedResidual:
-    """Quantise a matrix with one step everywhere.
+    """Quantise a matrix with one step everywhere, as DCT patches.
+
+    The transform saves few bits, but what a dead zone drops of it is a little of every weight, not all of the small
+    ones: at half a bit per weight that halves the damage to the model (spec/adr/0105-transform.md).
 
     Args:
         residual: float32 [rows, cols], finite.
-        step: in the units of ``residual``.
+        step: in the units of ``residual``, in which the whole delta has a mean square of 1.
         plain: neither keys nor a transform nor classes: for what is too small to pay for them.
     """
     rows, cols = residual.shape
     grid = PatchGrid(rows, cols, patch)
     row_keys = col_keys = None
-    if not plain:
+    if not plain and step <= _COARSEST_SORTED_STEP:
         squares = np.square(residual)
         row_keys = worthwhile_keys(squares.mean(axis=1, dtype=np.float64), cols, step, DEAD_ZONE)
         col_keys = worthwhile_keys(squares.mean(axis=0, dtype=np.float64), rows, step, DEAD_ZONE)
@@ -61,7 +62,7 @@ def encode_residual(
         residual = residual[np.argsort(row_keys, kind="stable")]
     if col_keys is not None:
         residual = residual[:, np.argsort(col_keys, kind="stable")]
-    transform = "none" if plain else _choose_transform(residual, patch, step, backend)
+    transform = "none" if plain else "dct"
     unit = _unit(transform, patch)
     values = _coefficients(residual, grid, transform, backend).reshape(grid.count, -1) * np.float32(unit / step)
     quantised = quantise(values)
@@ -93,21 +94,6 @@ def encode_residual(
         col_keys=none if col_keys is None else col_keys,
         noise=quantised.noise * step * step,
     )
-
-
-def _choose_transform(residual: npt.NDArray[np.float32], patch: int, step: float, backend: Backend) -> str:
-    """``dct`` or ``none``, by the estimated bits of a sample of rows of patches."""
-    down = residual.shape[0] // patch
-    chosen = np.unique(np.linspace(0, max(down - 1, 0), _SAMPLED_ROWS_OF_PATCHES).astype(np.int64))
-    rows = (chosen[:, None] * patch + np.arange(patch)).reshape(-1)
-    sample = residual[rows[rows < residual.shape[0]]]
-    grid = PatchGrid(sample.shape[0], sample.shape[1], patch)
-
-    def bits(transform: str) -> float:
-        values = np.abs(_coefficients(sample, grid, transform, backend)) * np.float32(_unit(transform, patch) / step)
-        return float(magnitude_bits(np.bincount(quantise_magnitudes(values).reshape(-1), minlength=2)))
-
-    return "dct" if bits("dct") < _TRANSFORM_GAIN * bits("none") else "none"
 
 
 def _coefficients(

@@ -93,9 +93,11 @@ def test_each_refusal_has_its_exit_status_and_one_line(models: Path, tmp_path: P
 
 def test_pack_takes_a_target_and_tensors_of_their_own(models: Path, tmp_path: Path) -> None:
     out = tmp_path / "t.ddct"
-    packed = succeed("pack", models / "base", models / "tuned", out, "--bits", 4, "--keep", "norm", "raw")
-    assert packed["preset"] == "bits=4" and packed["counts"] == {"add": 1, "replace": 1}
-    assert 3.92 <= packed["tensor_bits_per_weight"] <= 4
+    packed = succeed("pack", models / "base", models / "tuned", out, "--bits", 5)
+    assert packed["preset"] == "bits=5" and packed["counts"] == {"add": 2}
+    assert 4.9 <= packed["tensor_bits_per_weight"] <= 5
+    kept = succeed("pack", models / "base", models / "tuned", tmp_path / "k.ddct", "--keep", "nor*", "raw")
+    assert kept["counts"] == {"add": 1, "replace": 1}
     packed = succeed("pack", models / "base", models / "tuned", tmp_path / "e.ddct", "--error", 0.1)
     assert 0.095 <= packed["error"] <= 0.1
     assert succeed("pack", models / "base", models / "tuned", tmp_path / "d.ddct")["preset"] == "balanced"
