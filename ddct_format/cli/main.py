@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -50,6 +51,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit: 0, a status of :mod:`ddct_format.errors`, 2 for usage, 130 for an interrupt."""
+    # Work is spread over tensors already; threads inside of numpy's products would only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status: Any = cli.main(prog_name="ddct", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
