@@ -15,7 +15,8 @@ without reading text::
     ├── BudgetError                9   more memory or disk would be needed than the caller allows
     ├── StorageError              10   the operating system refused: no space, no permission, ...
     ├── HubError                  11   a hub refused, failed or answered nonsense
-    └── ConfigError               12   a configuration file or option is wrong
+    ├── ConfigError               12   a configuration file or option is wrong
+    └── QualityError              13   the archive would be worse than its maker allows
 
 Exit status 2 is a usage error (click's), 130 an interrupt.
 """
@@ -35,6 +36,7 @@ __all__ = [
     "HubError",
     "InvalidError",
     "OutputExistsError",
+    "QualityError",
     "StorageError",
     "TruncatedError",
     "UnsupportedError",
@@ -128,3 +130,8 @@ class HubError(DdctError):
 class ConfigError(DdctError):
     code = "config"
     exit_status = 12
+
+
+class QualityError(DdctError):
+    code = "quality"
+    exit_status = 13

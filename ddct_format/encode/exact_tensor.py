@@ -37,6 +37,7 @@ def encode_exactly(
     """
     if lossy is not None and lossy.op == "add":
         before = lossy.layers[-1].result
+        assert before is not None
         if np.array_equal(before, target.data):
             return lossy
         exact, _ = _exact_layer(before, target.dtype, target)
@@ -55,7 +56,7 @@ def encode_exactly(
     layers: Layers = (alone,)
     if lossy is None and energy > 0:
         predicted = _low_rank_layer(base, target, delta, backend)
-        if predicted is not None:
+        if predicted is not None and predicted.result is not None:
             above, rest = _exact_layer(predicted.result, target.dtype, target)
             together = rest + _stored_size(predicted.sections)
             if together < size:

@@ -110,6 +110,30 @@ def test_exact_archives_and_their_lossy_prefix(models: Path, tmp_path: Path) -> 
     assert ddct("unpack", archive, *base, tmp_path / "o", "--exact", "--lossy").returncode == 2
 
 
+def test_pack_takes_a_target_and_tensors_of_their_own(models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t.ddct"
+    packed = succeed("pack", models / "base", models / "tuned", out, "--bits", 5)
+    assert packed["preset"] == "bits=5" and packed["counts"] == {"add": 2}
+    assert 4.9 <= packed["tensor_bits_per_weight"] <= 5
+    kept = succeed("pack", models / "base", models / "tuned", tmp_path / "k.ddct", "--keep", "nor*", "raw")
+    assert kept["counts"] == {"add": 1, "replace": 1}
+    packed = succeed("pack", models / "base", models / "tuned", tmp_path / "e.ddct", "--error", 0.1)
+    assert 0.095 <= packed["error"] <= 0.1
+    assert succeed("pack", models / "base", models / "tuned", tmp_path / "d.ddct")["preset"] == "balanced"
+
+
+def test_a_guard_refuses_with_its_own_status(models: Path, tmp_path: Path) -> None:
+    command = [models / "base", models / "tuned", tmp_path / "t.ddct", "--preset", "small"]
+    result = ddct("pack", *command, "--max-error", 1e-4, "--json")
+    assert result.returncode == 13 and "a.weight" in result.stderr
+    assert json.loads(result.stdout)["error"]["code"] == "quality"
+    counting = f"{sys.executable} -c 'import os, sys; print(len(os.listdir(sys.argv[1])))'"
+    assert ddct("pack", *command, "--eval", counting, "--min-metric", 3).returncode == 13
+    assert ddct("pack", *command, "--min-metric", 3).returncode == 12
+    assert not list(tmp_path.iterdir())
+    assert succeed("pack", *command, "--eval", counting, "--max-metric", 2)["metric"] == 2
+
+
 def test_usage_errors_exit_with_2(models: Path) -> None:
     assert ddct("pack").returncode == 2
     assert ddct("pack", "a", "b", "c", "--preset", "nonsense").returncode == 2
