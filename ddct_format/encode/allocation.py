@@ -66,8 +66,10 @@ class StepSearch:
     def record(self, quantity: float) -> None:
         """Take the measurement at ``scale``."""
         value = log(max(quantity, 1e-12))
-        if self._low <= value <= self._high or self._at_bound:
-            self.done = not self.exhausted
+        too_coarse = value > self._high if self._rising else value < self._low
+        beyond = self._at_bound and too_coarse == (self._next <= self._finest)
+        if self._low <= value <= self._high or (beyond and not self._strict):
+            self.done = True
             return
         self._points.append((self._next, value if self._rising else -value))
         wanted = self._advance(self._aim if self._rising else -self._aim)

@@ -25,6 +25,7 @@ _SMALLEST_DEVIATION = 1e-30
 """Where float32 gets coarse: such deltas, and their inverses, are carried byte for byte."""
 _VECTOR_STEP = 0.25
 """Of the vector's own deviation: norms and biases are few and matter much, four to five bits each cost nothing."""
+_COARSE_VECTOR_STEP = 0.5
 _NARROW_SIDE = 64
 _NARROW_STEP = 0.5
 """Of a narrow matrix's own deviation: with so few inputs or outputs errors do not average out, and weights are few."""
@@ -78,26 +79,28 @@ def analyse_delta(delta: npt.NDArray[np.float32], shape: tuple[int, ...]) -> Del
 
 
 def encode_delta(
-    delta: npt.NDArray[np.float32], analysis: DeltaAnalysis, step: float, backend: Backend
+    delta: npt.NDArray[np.float32], analysis: DeltaAnalysis, step: float, backend: Backend, *, coarse: bool = False
 ) -> tuple[DctqParams, DctqPayload]:
     """Quantise a delta.
 
     Args:
         delta: float32 1-D, the one that was analysed.
         step: the quantiser's, as a multiple of the delta's deviation; vectors and narrow matrices take a part of it.
+        coarse: for targets at which hardly any value survives.
     """
     # With a mean square of 1, squares neither overflow nor vanish.
     matrix = (delta / np.float32(analysis.deviation or 1)).reshape(analysis.view)
     low_rank = None
     if analysis.factors is None:
-        step = max(min(1.0, step) * _VECTOR_STEP, float(np.abs(matrix).max()) / LARGEST_MAGNITUDE)
+        step = min(1.0, step) * (_COARSE_VECTOR_STEP if coarse else _VECTOR_STEP)
+        step = max(step, float(np.abs(matrix).max()) / LARGEST_MAGNITUDE)
         coded = encode_residual(matrix, _VECTOR_PATCH, step or 1.0, backend, plain=True)
     else:
         if min(analysis.view) < _NARROW_SIDE:
             step = min(1.0, step) * _NARROW_STEP
         low_rank = quantise_low_rank(matrix, analysis.factors, step)
         residual = matrix if low_rank is None else matrix - low_rank.product
-        coded = encode_residual(residual, _MATRIX_PATCH, step, backend)
+        coded = encode_residual(residual, _MATRIX_PATCH, step, backend, coarse=coarse)
     scales = [coded.scale * analysis.deviation] * len(coded.levels)
     parts: dict[str, npt.NDArray[np.int8] | npt.NDArray[np.uint16]] = {}
     if low_rank is not None:

@@ -9,6 +9,7 @@ from ..errors import ConfigError
 __all__ = ["DEFAULT_PRESET", "KEEP_PRESETS", "PRESETS", "RAW", "Preset", "get_preset"]
 
 DEFAULT_PRESET = "balanced"
+_COARSE_BITS = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class Preset:
     def searched(self) -> bool:
         """Whether quantiser steps must be searched for, to meet a target."""
         return self.bits is not None or self.error is not None
+
+    @property
+    def coarse(self) -> bool:
+        """Whether hardly any value of the residual will survive."""
+        return self.bits is not None and self.bits < _COARSE_BITS
 
 
 RAW = Preset("raw", "carried byte for byte")

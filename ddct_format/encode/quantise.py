@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DEAD_ZONE", "GAIN_LIMIT", "LARGEST_MAGNITUDE", "Quantised", "quantise"]
+__all__ = ["COARSE_DEAD_ZONE", "DEAD_ZONE", "GAIN_LIMIT", "LARGEST_MAGNITUDE", "Quantised", "quantise"]
 
 DEAD_ZONE = 0.2
 """A value is rounded up from 0.7 steps on: the bits saved by more zeros buy a smaller step."""
+COARSE_DEAD_ZONE = 0.1
+"""Where hardly any value survives: more values with a smaller gain disturb a model less than few with a large one."""
 GAIN_LIMIT = 6.0
 """With few values left, an unbiased gain would blow up single weights."""
 LARGEST_MAGNITUDE = 127
@@ -40,14 +42,14 @@ class Quantised:
     noise: float
 
 
-def quantise(values: npt.NDArray[np.float32]) -> Quantised:
+def quantise(values: npt.NDArray[np.float32], dead_zone: float = DEAD_ZONE) -> Quantised:
     """Quantise values given in steps, float32 [patches, values], with one centroid per magnitude.
 
     The gain makes the decoded values project onto the true ones with coefficient 1: <y,y> / <y,r>. Least squares would
     shrink them, and a shrunken delta is an under-trained model (spec/adr/0103-gain.md).
     """
     absolute = np.abs(values)
-    shifted = absolute + np.float32(0.5 - DEAD_ZONE)
+    shifted = absolute + np.float32(0.5 - dead_zone)
     magnitudes = np.minimum(shifted, np.float32(LARGEST_MAGNITUDE)).astype(np.uint8)
     flat = magnitudes.reshape(-1)
     places = np.flatnonzero(flat)

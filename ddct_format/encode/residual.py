@@ -11,12 +11,10 @@ from ..backends.interface import Backend
 from ..codec.patches import PatchGrid, cut_patches
 from .classes import classify_patches
 from .ordering import worthwhile_keys
-from .quantise import DEAD_ZONE, quantise
+from .quantise import COARSE_DEAD_ZONE, DEAD_ZONE, quantise
 
 __all__ = ["CodedResidual", "encode_residual"]
 
-_COARSEST_SORTED_STEP = 2.4
-"""In deviations: where hardly any value survives, sorting would leave whole rows without one."""
 _SPARSE_BELOW = 0.5
 """Share of symbols other than zero under which runs of zeros are coded."""
 
@@ -39,7 +37,13 @@ class CodedResidual:
 
 
 def encode_residual(
-    residual: npt.NDArray[np.float32], patch: int, step: float, backend: Backend, *, plain: bool = False
+    residual: npt.NDArray[np.float32],
+    patch: int,
+    step: float,
+    backend: Backend,
+    *,
+    plain: bool = False,
+    coarse: bool = False,
 ) -> CodedResidual:
     """Quantise a matrix with one step everywhere, as DCT patches.
 
@@ -49,12 +53,13 @@ def encode_residual(
     Args:
         residual: float32 [rows, cols], finite.
         step: in the units of ``residual``, in which the whole delta has a mean square of 1.
+        coarse: for targets at which hardly any value survives.
         plain: neither keys nor a transform nor classes: for what is too small to pay for them.
     """
     rows, cols = residual.shape
     grid = PatchGrid(rows, cols, patch)
     row_keys = col_keys = None
-    if not plain and step <= _COARSEST_SORTED_STEP:
+    if not plain and not coarse:  # sorted, whole rows would be left without a value
         squares = np.square(residual)
         row_keys = worthwhile_keys(squares.mean(axis=1, dtype=np.float64), cols, step, DEAD_ZONE)
         col_keys = worthwhile_keys(squares.mean(axis=0, dtype=np.float64), rows, step, DEAD_ZONE)
@@ -65,7 +70,7 @@ def encode_residual(
     transform = "none" if plain else "dct"
     unit = _unit(transform, patch)
     values = _coefficients(residual, grid, transform, backend).reshape(grid.count, -1) * np.float32(unit / step)
-    quantised = quantise(values)
+    quantised = quantise(values, COARSE_DEAD_ZONE if coarse else DEAD_ZONE)
     class_map = np.zeros(grid.count, dtype=np.uint8) if plain else classify_patches(quantised.magnitudes)
 
     both_signs = [0]

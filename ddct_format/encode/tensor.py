@@ -83,7 +83,7 @@ def encode_tensor(
     if preset.searched:
         if analysis is None:
             return _carry(target)
-        params, payload = encode_delta(delta, analysis, step, backend)
+        params, payload = encode_delta(delta, analysis, step, backend, coarse=preset.coarse)
     else:
         view = matrix_view(target.shape)
         if not preset.shares or view is None or not np.isfinite(delta).all():

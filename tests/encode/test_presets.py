@@ -120,7 +120,7 @@ def test_norms_are_quantised_finely(models: Path, tmp_path: Path) -> None:
     pack(models / "base", models / "tuned", tmp_path / "t.ddct", preset="tiny")
     with open_archive(tmp_path / "t.ddct") as archive:
         record = archive.tensors["norm.weight"]
-        assert record.op == "add" and record.error is not None and record.error < 0.02
+        assert record.op == "add" and record.error is not None and record.error < 0.05
 
 
 def test_max_error_refuses_and_names_the_tensors(models: Path, tmp_path: Path) -> None:
