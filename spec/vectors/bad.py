@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from bad_dctq import dctq_params, dctq_payloads
+from bad_ulp import ulp_params, ulp_payloads, ulp_places, ulp_results
 from good import params
 from pieces import Base, Case, Made, Stream, Vector, add, archive, forge, keep, replace
 
@@ -117,6 +119,7 @@ def _json() -> Iterator[Case]:
         ("exponent", '"size": 5', '"size": 5e0'),
         ("fraction-in-extension", '"digest"', '"x-a": 0.5, "digest"'),
         ("integer-minus-2-53", '"digest"', '"x-a": -9007199254740992, "digest"'),
+        ("error-integer-2-53", '"shard": 0', '"shard": 0, "error": 9007199254740992'),
         ("error-infinite", '"shard": 0', '"shard": 0, "error": 1e400'),
         ("fraction-in-params", '"planes": 1', '"planes": 1.0'),
         ("bool-for-integer", '"shard": 0', '"shard": false'),
@@ -295,6 +298,16 @@ def _document() -> Iterator[Case]:
     document["tensors"][1] = kept.record | {"dtype": "F4"}
     document["shards"] = document["shards"] * 2
     yield "order-objects-before-relations", "unsupported", forge.archive(document, chunks)
+    document["tensors"][1] = kept.record | {"dtype": "F4"}
+    document["shards"] = start["shards"]
+    for name, status, number in [
+        ("integer-2-53-is-text", "invalid", "9007199254740992"),
+        ("infinite-is-text", "invalid", "1e400"),
+        ("negative-is-no-text", "unsupported", "-1"),
+    ]:
+        raw = _raw(document)
+        assert raw.count(b'"error": 0.5') == 1
+        yield f"order-error-{name}", status, forge.archive(raw.replace(b'"error": 0.5', b'"error": ' + number.encode()))
     for name, path in [
         ("parent", "../a"), ("parent-inside", "a/../b"), ("absolute", "/a"), ("double-slash", "a//b"),
         ("slash-at-end", "a/"), ("dot", "./a"), ("dot-alone", "."), ("backslash", "a\\b"), ("drive", "C:a"),
@@ -386,6 +399,8 @@ SECTIONS: dict[Callable[[], Iterator[Case]], str] = {
     _layers: "section 5.2: layers",
     _table: "section 6: chunk table and chunks",
     dctq_params: "section 7.2: params and size",
+    ulp_params: "section 7.3: params and size",
+    ulp_places: "section 5.2: which codec may stand where",
 }
 
 
@@ -399,6 +414,9 @@ def bad_vectors() -> dict[str, Vector]:
     for name, status, made in dctq_payloads():
         base = {"t": made.base} if made.base else {}
         vectors[f"dctq-payload-{name}"] = Vector(archive([made]), "section 7.2.2: payload", base, status)
-    for name, status, data, bases in _results():
+    for name, status, made in ulp_payloads():
+        base = {"t": made.base} if made.base else {}
+        vectors[f"ulp-payload-{name}"] = Vector(archive([made]), "section 7.3.2: payload", base, status)
+    for name, status, data, bases in itertools.chain(_results(), ulp_results()):
         vectors[name] = Vector(data, "section 9, steps 10 and 12", bases, status)
     return vectors

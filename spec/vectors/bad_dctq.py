@@ -38,6 +38,9 @@ def dctq_params() -> Iterator[Case]:
         made = add("t", table)
         del made.record["layers"][0]["params"][name]
         yield f"dctq-params-missing-{name}", "invalid", archive([made])
+    made = add("t", params(sparse=(1,)))
+    del made.record["layers"][0]["params"]["classes"]
+    yield "dctq-params-sparse-without-classes", "invalid", archive([made])
     for name, member, value in [
         ("dtype", "dtype", "I16"),
         ("base-dtype", "base_dtype", "F64"),

@@ -14,6 +14,7 @@ from pieces import (
     Vector,
     add,
     affine_levels,
+    chunks_of,
     forge,
     grid,
     keep,
@@ -24,12 +25,21 @@ from pieces import (
 
 from ddct_format.codec.dctq import DctqParams, DctqPayload
 
-__all__ = ["good_vectors"]
+__all__ = ["SPECIAL_PATTERNS", "TERNARY", "good_vectors", "params"]
 
 ALPHABETS = (1, 2, 3, 5, 16, 17, 100)
 TERNARY = (0, -1, 1)
 WIDTHS = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2,
           "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8}  # fmt: skip
+
+SPECIAL_PATTERNS = {
+    "BF16": [0, 0x8000, 1, 0x8001, 0x7F, 0x80, 0x3F80, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80, 0x7FC0, 0x7F81,
+        0xFFFF, 0x4049],
+    "F16": [0, 0x8000, 1, 0x8001, 0x3FF, 0x400, 0x3C00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00, 0x7C01,
+        0xFFFF, 0x4248],
+    "F32": [0, 0x80000000, 1, 0x80000001, 0x7FFFFF, 0x800000, 0x3F800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000,
+            0xFF800000, 0x7FC00000, 0x7F800001, 0xFFFFFFFF, 0x477FF000],
+}  # fmt: skip
 
 
 def levels_of(alphabet: int) -> tuple[int, ...]:
@@ -144,22 +154,14 @@ def _shapes() -> dict[str, Vector]:
 
 def _special_values() -> dict[str, Vector]:
     """Every pair of types over special base elements; deltas of 0, tiny, normal, huge, and −0."""
-    patterns = {
-        "BF16": [0, 0x8000, 1, 0x8001, 0x7F, 0x80, 0x3F80, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80, 0x7FC0, 0x7F81,
-            0xFFFF, 0x4049],
-        "F16": [0, 0x8000, 1, 0x8001, 0x3FF, 0x400, 0x3C00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00, 0x7C01,
-            0xFFFF, 0x4248],
-        "F32": [0, 0x80000000, 1, 0x80000001, 0x7FFFFF, 0x800000, 0x3F800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000,
-                0xFF800000, 0x7FC00000, 0x7F800001, 0xFFFFFFFF, 0x477FF000],
-    }  # fmt: skip
     scales = {"zero": 0.0, "tiny": 2.0**-140, "small": 2.0**-20, "one": 1.0, "huge": 3.0e38}
     table = params((5, 15), levels=((0, 1, -1, 2, -127),), transform="none")
     vectors = {}
-    for base_dtype, bits in patterns.items():
+    for base_dtype, bits in SPECIAL_PATTERNS.items():
         data = np.array(bits * 5, "<u4" if base_dtype == "F32" else "<u2").tobytes()
         base: Base = (base_dtype, (5, 15), data)
         made = []
-        for dtype, (label, scale) in itertools.product(patterns, scales.items()):
+        for dtype, (label, scale) in itertools.product(SPECIAL_PATTERNS, scales.items()):
             payload = random_payload(table, "special", zeros=0)
             payload = changed(payload, scales=np.array([scale], "<f4"))
             made.append(add(f"{label}-to-{dtype}", table, payload, base=base, dtype=dtype))
@@ -222,6 +224,7 @@ def _container() -> dict[str, Vector]:
     skipping = add("s", params())
     skipping.record["layers"].append(unknown)
     skipped = changed(skipping, payloads=(skipping.payloads[0], b"?" * 5000))
+    skipped_chunks = [chunk for data in skipped.payloads for chunk in chunks_of(data, 4096, False)]
     names = ["'\"\\", " ", "ä", "layer.0/weight", "n" * 1024, "…", "\U0001f600", "\uffff"]
     wide = forge.frame(forge.rle_block(7, 4000), content_size=4000, window_byte=13 << 3)
     single = forge.frame(forge.block(b"abc", last=False), forge.rle_block(0, 4093), content_size=4096)
@@ -249,6 +252,10 @@ def _container() -> dict[str, Vector]:
         "metadata-compressed": make_vector("the metadata compressed", small, compress=True),
         "extensions": make_vector("names that begin with x-, a hint, a quality", [hinted], metadata=extended),
         "layer-skipped": make_vector("a second layer of an unknown codec that may be skipped", [skipped]),
+        "layer-skipped-damaged": make_vector(
+            "the same, its chunk's checksum wrong: decoding does not read it", [skipped],
+            table=[(len(data), 0 if data[:1] == b"?" else forge.crc32c(data)) for data in skipped_chunks],
+        ),
         "compatible-features": make_vector("all compatible feature bits", small, compatible=2**64 - 1),
         "minor-version": make_vector("minor version 7", small, minor=7),
         "names": make_vector(
@@ -257,7 +264,7 @@ def _container() -> dict[str, Vector]:
         "lossy": make_vector(
             "an archive that is not lossless",
             small,
-            metadata={"target": {"ids": forge.model_ids([m.record for m in small]), "exact_id": "e" * 64}},
+            metadata={"x-why?": 1, "target": {"ids": forge.model_ids([m.record for m in small]), "exact_id": "e" * 64}},
         ),
     }  # fmt: skip
 

@@ -20,13 +20,16 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from bad import bad_vectors
 from good import good_vectors
+from good_ulp import ulp_vectors
 from pieces import Vector, forge, safetensors
 
 __all__ = ["main", "render", "zstd_version"]
 
 COMPATIBILITY_SET = ("chunks-compressed", "dctq-classes-255", "dctq-dct-16-levels", "dctq-hadamard-32-affine",
                      "dctq-keys", "dctq-low-rank", "extensions", "files-compressed", "layer-skipped", "ops",
-                     "raw-types", "shapes", "shards", "special-BF16", "special-F16", "special-F32")  # fmt: skip
+                     "raw-types", "shapes", "shards", "special-BF16", "special-F16", "special-F32",
+                     "ulp-BF16", "ulp-F16", "ulp-F32", "ulp-layers", "ulp-layers-lossless", "ulp-special-BF16",
+                     "ulp-special-F16", "ulp-special-F32")  # fmt: skip
 EXPECTED_BYTES_LIMIT = 65536
 
 
@@ -40,7 +43,7 @@ def render() -> tuple[dict[str, bytes], dict[str, Any]]:
     files: dict[str, bytes] = {}
     good: dict[str, Any] = {}
     bad: dict[str, Any] = {}
-    for name, vector in sorted(good_vectors().items()):
+    for name, vector in sorted((good_vectors() | ulp_vectors()).items()):
         good[name] = {
             "description": vector.description,
             "base": _put(files, "good", name, vector),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,12 +23,13 @@ __all__ = ["Parts", "archives", "mutations"]
 
 load_module(SPEC / "vectors" / "pieces.py")
 pieces = sys.modules["pieces"]
+pieces_ulp = load_module(SPEC / "vectors" / "pieces_ulp.py")
 
 FLOATS = ("BF16", "F16", "F32")
 ODD_VALUES: list[Any] = [None, True, False, -1, 0, 1, 2, 7, 255, 256, 4096, 2**32, 2**48, 2**53 - 1, 2**53, 0.5, 1e400,
-                         "", "x", "raw.v1", "dctq.v1", "future", "F32", "BF16", "F4", "U8", "keep", "alias", "add",
-                         "replace", "../a", "a/b", "A", "\x7f", "levels", "affine", "none", "hadamard", [], {}, [0],
-                         [[0, 1]], {"x-a": 1}, "0" * 64]  # fmt: skip
+                         "", "x", "raw.v1", "dctq.v1", "ulp.v1", "future", "F32", "BF16", "F4", "U8", "keep", "alias",
+                         "add", "replace", "../a", "a/b", "A", "\x7f", "levels", "affine", "none", "hadamard", [], {},
+                         [0], [[0, 1]], {"x-a": 1}, "0" * 64]  # fmt: skip
 
 
 @dataclass
@@ -64,12 +67,51 @@ class Parts:
         return data
 
 
+def _ulp_options(draw: st.DrawFn, elements: int, dtype: str) -> dict[str, Any]:
+    """Of a layer of ulp.v1."""
+    common = {"BF16": 512, "F16": 60, "F32": 512}[dtype]
+    near = st.integers(common - 40, common + 300) | st.integers(1, 1526)
+    bounds = tuple(sorted(draw(st.sets(near, max_size=5))))
+    shift = draw(st.sampled_from((0, 0, 1, 4, 8) + ((15, 16, 24) if dtype == "F32" else ())))
+    return {
+        "cols": draw(st.sampled_from([cols for cols in range(1, elements + 1) if elements % cols == 0])),
+        "bounds": bounds,
+        "shift": shift,
+        "sparse": tuple(sorted(draw(st.sets(st.integers(0, len(bounds)), max_size=3)))),
+        "row_keys": draw(st.booleans()),
+        "col_keys": draw(st.booleans()),
+    }
+
+
+def _ulp_target(draw: st.DrawFn, before: Any, dtype: str, shift: int) -> bytes:
+    seed = str(draw(st.integers(0, 2**32 - 1)))
+    if draw(st.booleans()):
+        target: bytes = pieces_ulp.any_patterns(before[1], dtype, seed, shift)
+    else:
+        reach, zeros = draw(st.sampled_from((1, 40, 5000))), draw(st.sampled_from((0, 1, 30)))
+        target = pieces_ulp.near(before, dtype, seed, shift=shift, reach=reach, zeros=zeros)
+    return target
+
+
+def _with_ulp(draw: st.DrawFn, made: Any) -> Any:
+    """``made``, mostly as it is, or with up to three more layers."""
+    dtype = made.record["dtype"]
+    if dtype not in FLOATS or not made.result or "layers" not in made.record:
+        return made
+    for _ in range(draw(st.sampled_from((0, 0, 1, 1, 3)))):
+        options = _ulp_options(draw, len(made.result) // (4 if dtype == "F32" else 2), dtype)
+        before = (dtype, tuple(made.record["shape"]), made.result)
+        made = pieces_ulp.then_exact(made, _ulp_target(draw, before, dtype, options["shift"]), **options)
+    return made
+
+
 @st.composite
 def archives(draw: st.DrawFn) -> Parts:
-    """Valid archives of one to three tensors of any op."""
+    """Valid archives of one to three tensors of any op, of one to four layers."""
     made: list[Any] = []
+    base: Any
     for index in range(draw(st.integers(1, 3))):
-        name, kind = f"t{index}", draw(st.sampled_from(("add", "add", "add", "replace", "keep", "alias")))
+        name, kind = f"t{index}", draw(st.sampled_from(("add", "add", "ulp", "ulp", "replace", "keep", "alias")))
         seed = draw(st.integers(0, 2**32 - 1))
         if kind == "add":
             params, payload = draw(layers())
@@ -78,12 +120,21 @@ def archives(draw: st.DrawFn) -> Parts:
             data = base_bytes(grid.rows * grid.cols, base_dtype, seed, finite=draw(st.booleans())).tobytes()
             base = (base_dtype, (grid.rows, grid.cols), data)
             with np.errstate(all="ignore"):
-                made.append(pieces.add(name, params, payload, base=base, dtype=dtype))
+                made.append(_with_ulp(draw, pieces.add(name, params, payload, base=base, dtype=dtype)))
+        elif kind == "ulp":
+            base_dtype, dtype = draw(st.sampled_from(FLOATS)), draw(st.sampled_from(FLOATS))
+            shape = draw(st.sampled_from(((), (1,), (7,), (2, 3, 4), (24, 30), (600,))))
+            elements = math.prod(shape)
+            base = (base_dtype, shape, base_bytes(elements, base_dtype, seed, finite=draw(st.booleans())).tobytes())
+            options = _ulp_options(draw, elements, dtype)
+            with np.errstate(all="ignore"):
+                target = _ulp_target(draw, base, dtype, options["shift"])
+                made.append(_with_ulp(draw, pieces_ulp.exact(name, base, target, dtype, **options)))
         elif kind == "replace":
-            data = pieces.Stream(str(seed)).bytes(8 * draw(st.integers(0, 700)))
-            made.append(
-                pieces.replace(name, "I64", (len(data) // 8,), data, planes=draw(st.sampled_from((1, 2, 4, 8))))
-            )
+            data = pieces.Stream(str(seed)).bytes(8 * draw(st.integers(0, 300)))
+            dtype, width = draw(st.sampled_from((("I64", 8), ("BF16", 2), ("F32", 4))))
+            planes = draw(st.sampled_from((1, 2, 4, 8)))
+            made.append(_with_ulp(draw, pieces.replace(name, dtype, (len(data) // width,), data, planes=planes)))
         elif kind == "keep" or not made:
             made.append(pieces.keep(name, ("U8", (5,), pieces.Stream(str(seed)).bytes(5))))
         else:
@@ -93,7 +144,9 @@ def archives(draw: st.DrawFn) -> Parts:
             made.append(pieces.Made(record, (), None, of.result))
     files = [("config.json", b"{}" * draw(st.integers(0, 3000)))] if draw(st.booleans()) else []
     document = forge.document(*(one.record for one in made), files=[forge.file(*file) for file in files])
-    payloads = [data for _, data in files] + [one.payloads[0] for one in made if one.payloads]
+    payloads = [data for _, data in files]
+    for layer in range(4):
+        payloads += [one.payloads[layer] for one in made if layer < len(one.payloads)]
     base = {one.record["name"]: one.base for one in made if one.base is not None}
     return Parts(document, payloads, base, draw(st.booleans()))
 
@@ -142,12 +195,13 @@ def _mutate_text(draw: st.DrawFn, parts: Parts) -> None:
 
 
 def _mutate_payload(draw: st.DrawFn, parts: Parts) -> None:
-    """A payload changed; its size and the digest of its result follow where there is one."""
-    chosen = [one for one in parts.document["tensors"] if "layers" in one]
-    if not chosen:
+    """A payload changed; its size and the digests of its results follow where there are any."""
+    records = [one for one in parts.document["tensors"] if "layers" in one]
+    places = [(one["name"], layer) for layer in range(4) for one in records if layer < len(one["layers"])]
+    if not places:
         return
     first = len(parts.document["files"])
-    number = draw(st.integers(0, len(chosen) - 1))
+    number = draw(st.integers(0, len(places) - 1))
     data = bytearray(parts.payloads[first + number])
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
@@ -162,16 +216,18 @@ def _mutate_payload(draw: st.DrawFn, parts: Parts) -> None:
             )
         else:
             data[at : at + 1] = bytes([draw(st.integers(0, 255))])
-    record, layer = chosen[number], chosen[number]["layers"][0]
+    name, changed = places[number]
+    record = next(one for one in records if one["name"] == name)
     parts.payloads[first + number] = bytes(data)
-    layer["size"] = len(data)
+    record["layers"][changed]["size"] = len(data)
     reader = sys.modules["ddct_reader"]
-    dtype, _, before = parts.base.get(record["name"], (None, None, b""))
-    try:
+    dtype, _, result = parts.base.get(name, (record["dtype"], None, b""))
+    with contextlib.suppress(reader.DdctError):
         reader.check_codecs(record)
-        layer["digest"] = forge.digest_of(reader.apply_layer(layer, bytes(data), before, dtype, record["dtype"]))
-    except reader.DdctError:
-        pass
+        for index, layer in enumerate(record["layers"]):
+            payload = parts.payloads[first + places.index((name, index))]
+            result = reader.CODECS[layer["codec"]](layer, record, dtype).apply(payload, result)
+            layer["digest"], dtype = forge.digest_of(result), record["dtype"]
     ids = forge.model_ids(parts.document["tensors"])
     parts.document["target"] = {"ids": ids, "exact_id": ids[-1]}
 

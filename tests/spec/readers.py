@@ -19,7 +19,8 @@ from ddct_format.container.source import BytesSource
 from ddct_format.errors import CorruptError, DdctError
 from ddct_format.pipeline.archive import open_archive
 
-__all__ = ["SPEC", "Outcome", "Reader", "build_c_reader", "c_reader", "ddct_reader", "load_module", "python_reader"]
+__all__ = ["SPEC", "Outcome", "Reader", "build_c_reader", "c_reader", "conform", "ddct_reader", "load_module",
+           "python_reader"]  # fmt: skip
 
 SPEC = Path(__file__).parents[2] / "spec"
 
@@ -43,33 +44,35 @@ def load_module(path: Path) -> ModuleType:
 
 
 _python = load_module(SPEC / "readers" / "python" / "ddct_reader.py")
+conform = load_module(SPEC / "readers" / "python" / "conform.py")
 
 
-def python_reader(archive: bytes, base: Path | None) -> Outcome:
-    tensors = _python.read_safetensors(base.read_bytes()) if base else {}
+def python_reader(archive: bytes, base: Path | None, lossy: bool = False) -> Outcome:
+    tensors = conform.read_safetensors(base.read_bytes()) if base else {}
     try:
-        with _python.open_archive(archive) as opened:
-            return {"status": "ok", "tensors": opened.verify(tensors)}
+        with _python.open_archive(archive, lossy=lossy) as opened:
+            return {"status": "ok", "tensors": conform.decode_all(opened, tensors)}
     except _python.DdctError as error:
-        return {"status": _python.status_of(error), "reason": str(error)}
+        return {"status": conform.status_of(error), "reason": str(error)}
 
 
-def ddct_reader(backend_name: str) -> Reader:
-    """``ddct_format`` with one of its backends."""
+def ddct_reader(backend_name: str, lossy: bool = False) -> Reader:
+    """``ddct_format`` with one of its backends; ``lossy``: asked for the lossy model alone."""
     backend = get_backend(backend_name)
 
     def read(archive: bytes, base: Path | None) -> Outcome:
         try:
             checkpoint: Checkpoint | None = open_checkpoint(base) if base else None
             try:
-                with open_archive(BytesSource(archive)) as opened:
+                with open_archive(BytesSource(archive), allow_truncated=lossy) as opened:
                     if checkpoint is not None:
                         opened.check_base(checkpoint)
                     for file in opened.metadata.files:
                         if tensor_digest(opened.reader.file(file.path)) != file.digest:
                             raise CorruptError("digest of a side file")
                     tensors = {
-                        name: tensor_digest(opened.decode(name, checkpoint, backend=backend)) for name in opened.tensors
+                        name: tensor_digest(opened.decode(name, checkpoint, backend=backend, layers=1 if lossy else 4))
+                        for name in opened.tensors
                     }
                     return {"status": "ok", "tensors": tensors}
             finally:
@@ -97,11 +100,11 @@ def build_c_reader(folder: Path) -> tuple[Path | None, str]:
     return folder / "ddct-cat", ""
 
 
-def c_reader(program: Path, folder: Path) -> Reader:
+def c_reader(program: Path, folder: Path, *options: str) -> Reader:
     def read(archive: bytes, base: Path | None) -> Outcome:
         path = folder / "archive.ddct"
         path.write_bytes(archive)
-        command = [str(program), "conform", str(path), *([str(base)] if base else [])]
+        command = [str(program), "conform", str(path), *([str(base)] if base else []), *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode >= 0, f"killed by signal {-done.returncode}: {done.stderr}"
         outcome: Outcome = json.loads(done.stdout)

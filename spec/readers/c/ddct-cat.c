@@ -22,13 +22,14 @@ static const char usage[] =
     "       ddct-cat file ARCHIVE PATH                a side file to standard output\n"
     "       ddct-cat conform ARCHIVE [BASE]           one line of JSON, for conformance tests\n"
     "BASE is a safetensors file, or a directory of them.\n"
-    "options: --budget BYTES (memory, default 1 GiB)  --layers N (decode at most N)  --memory (do not use pread)\n";
+    "options: --budget BYTES (memory, default 1 GiB)  --layers N (decode at most N)  --memory (do not use pread)\n"
+    "         --lossy (the lossy model alone, also of an archive that ends early)\n";
 
 typedef struct arguments {
     const char *command, *archive, *item, *base, *rows;
     uint32_t layers;
     uint64_t budget;
-    bool memory;
+    bool memory, lossy;
 } arguments;
 
 typedef struct session {
@@ -63,7 +64,7 @@ static ddct_status open_in_memory(session *s, const ddct_options *options) {
 }
 
 static ddct_status open_session(session *s) {
-    ddct_options options = {.budget = s->arguments.budget};
+    ddct_options options = {.budget = s->arguments.budget, .lossy = s->arguments.lossy};
     s->descriptor = open(s->arguments.archive, O_RDONLY);
     if (s->descriptor < 0)
         return fail(s, DDCT_IO, "cannot open the archive");
@@ -372,6 +373,9 @@ static int parse_arguments(int count, char **values, arguments *a) {
             a->layers = number > DDCT_MAX_LAYERS ? DDCT_MAX_LAYERS : (uint32_t)number;
         } else if (strcmp(values[i], "--memory") == 0) {
             a->memory = true;
+            takes_value = false;
+        } else if (strcmp(values[i], "--lossy") == 0) {
+            a->lossy = true;
             takes_value = false;
         } else if (strncmp(values[i], "--", 2) != 0 && operand_count < 2) {
             operands[operand_count++] = values[i];

@@ -2,7 +2,7 @@
  * parser. Archives are covered by the conformance tests, which run ddct-cat. */
 #include "ddct_digest.h"
 #include "ddct_json.h"
-#include "ddct_kernels.h"
+#include "ddct_ulp_kernels.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -142,6 +142,73 @@ static void results_round_to_even_and_keep_bits(void) {
     }
 }
 
+/* The symbol of a residual. */
+static uint32_t find_symbol(const ddct_ulp_code *code, int64_t magnitude, bool minus) {
+    uint32_t symbol = 0;
+    while (symbol + 2 < code->alphabet && code->first[symbol + 2] <= magnitude)
+        symbol += 2;
+    return symbol - (symbol > 0 && minus);
+}
+
+static int64_t in_order(uint32_t pattern, uint32_t width) {
+    uint32_t sign = (uint32_t)1 << (width - 1);
+    return pattern < sign ? pattern : -1 - (int64_t)(pattern - sign);
+}
+
+static bool residuals_survive(const ddct_ulp_code *code) {
+    enum { COUNT = 300 };
+    uint32_t patterns[COUNT], targets[COUNT], mask = 0xFFFFFFFF >> (32 - code->width);
+    uint8_t symbols[COUNT], extra[8 * COUNT + 8] = {0}, groups[COUNT] = {0};
+    uint64_t bit = 0, measured = 0;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        uint32_t before = (random_bits() ^ random_bits() << 16) & mask;
+        uint32_t after = (i % 3 == 0 ? random_bits() ^ random_bits() << 16 : before ^ random_bits() % (1 + i)) & mask;
+        if (i < 2) {
+            before = i == 0 ? mask : mask >> 1;
+            after = mask - before;
+        }
+        int64_t residual = in_order(after, code->width) - in_order(before, code->width);
+        if (before > mask >> 1)
+            residual = -residual;
+        uint64_t magnitude = (uint64_t)(residual < 0 ? -residual : residual);
+        symbols[i] = (uint8_t)find_symbol(code, (int64_t)magnitude, residual < 0);
+        uint64_t rest = magnitude - code->first[symbols[i]];
+        for (uint32_t k = 0; k < code->extra_bits[symbols[i]]; k++, bit++)
+            extra[bit / 8] |= (uint8_t)((rest >> k & 1) << (bit % 8));
+        patterns[i] = before << code->shift | (code->shift > 0);
+        targets[i] = after << code->shift;
+    }
+    ddct_ulp_cursor cursor = {.symbols = symbols};
+    return ddct_ulp_measure(code, symbols, COUNT, 0, &measured) && measured == bit &&
+           ddct_ulp_apply(code, &cursor, extra, groups, patterns, COUNT) &&
+           memcmp(patterns, targets, sizeof targets) == 0;
+}
+
+static void residuals_follow_their_definition(void) {
+    static const ddct_dtype types[] = {DDCT_BF16, DDCT_F16, DDCT_F32};
+    ddct_ulp_code code;
+    for (int type = 0; type < 3; type++)
+        for (uint32_t shift = 0; shift <= 8 * ddct_dtype_size(types[type]) - 8; shift++) {
+            ddct_ulp_make_code(types[type], shift, &code);
+            bool contiguous = code.first[code.alphabet - 1] + ((uint64_t)1 << code.extra_bits[code.alphabet - 1]) ==
+                              (uint64_t)1 << code.width;
+            for (uint32_t symbol = 0; symbol + 2 < code.alphabet; symbol += 2)
+                contiguous = contiguous && code.first[symbol] + ((uint32_t)1 << code.extra_bits[symbol]) ==
+                                               code.first[symbol + 2];
+            check(contiguous, "every magnitude has one symbol");
+            check(residuals_survive(&code), "residuals");
+        }
+    ddct_ulp_make_code(DDCT_BF16, 0, &code);
+    check(code.alphabet == 223, "symbols for 16 bits");
+    ddct_ulp_make_code(DDCT_F32, 0, &code);
+    check(code.alphabet == 247, "symbols for 32 bits");
+    static const uint8_t one_up[] = {2}, no_bits[8] = {0}, group[] = {0};
+    uint32_t largest = 0x7FFF;
+    ddct_ulp_make_code(DDCT_BF16, 0, &code);
+    ddct_ulp_cursor cursor = {.symbols = one_up};
+    check(!ddct_ulp_apply(&code, &cursor, no_bits, group, &largest, 1), "a residual beyond the patterns");
+}
+
 static void json_is_strict(void) {
     static const char *const good[] = {"{}", " [1, -0, 2.5e-3, true, null] ",
                                        "{\"a\":{\"b\":\"\\ud83d\\ude00\\u0000\"}}",
@@ -193,6 +260,7 @@ int main(void) {
     transforms_follow_their_definition();
     dense_symbols_survive();
     results_round_to_even_and_keep_bits();
+    residuals_follow_their_definition();
     json_is_strict();
     numbers_are_compared_as_binary64();
     printf(failures == 0 ? "all tests passed\n" : "%d failures\n", failures);

@@ -75,7 +75,8 @@ static ddct_archive *create_archive(uint64_t size, const ddct_options *options, 
     ddct_archive *archive = ddct_allocate_zeroed(&memory, 1, sizeof *archive, error);
     if (archive != NULL) {
         archive->memory = memory;
-        archive->summary.file_size = size;
+        archive->actual_size = size;
+        archive->lossy = options != NULL && options->lossy;
     }
     return archive;
 }
@@ -283,6 +284,8 @@ ddct_status ddct_decode_rows(const ddct_archive *archive, uint32_t index, uint32
     const ddct_tensor *info = &tensor->info;
     if (info->view_rows == 0)
         return ddct_fail(error, DDCT_ARGUMENT, "this tensor has no row ranges");
+    if (info->understood > 1 && layers != 1)
+        return ddct_fail(error, DDCT_ARGUMENT, "only the first layer of this tensor has row ranges");
     if (first > info->view_rows || count > info->view_rows - first)
         return ddct_fail(error, DDCT_ARGUMENT, "rows beyond the view");
     if (out_size != count * info->view_columns * ddct_dtype_size(info->dtype) ||
@@ -342,7 +345,7 @@ ddct_status ddct_verify(const ddct_archive *archive, ddct_error *error) {
     ddct_status status = verify_files(archive, &memory, error);
     for (uint32_t k = 0; k < DDCT_MAX_LAYERS; k++)
         for (uint32_t i = 0; i < archive->summary.tensors && status == DDCT_OK; i++)
-            if (k < archive->tensors[i].info.layers)
+            if (k < archive->tensors[i].info.layers && (k == 0 || !archive->lossy))
                 status = ddct_fail_tensor(error, ddct_verify_layer(archive, &archive->tensors[i], k, &memory, error),
                                           archive->tensors[i].info.name);
     for (uint32_t i = 0; i < archive->summary.tensors && status == DDCT_OK; i++)

@@ -53,6 +53,9 @@ typedef struct ddct_options {
      * call needs while it runs. 0 means DDCT_DEFAULT_BUDGET. Time is bounded by it too: a hostile file of a few
      * kilobytes can make the library fill the whole budget. */
     uint64_t budget;
+    /* The lossy model alone (section 9, "Lossy prefixes"): at most the first layer of each tensor, also of a file that
+     * ends early. The result is target_id[0], and lossless only if that is exact_id. */
+    bool lossy;
     /* Optional allocator; both or neither. `allocate` returns NULL on failure, else memory aligned for any
      * type. (libzstd's decompression context, about 100 KiB, comes from malloc but is counted.) */
     void *(*allocate)(void *context, size_t size);
@@ -84,10 +87,10 @@ typedef struct ddct_tensor {
     uint64_t base_bytes;   /* if needs_base: its size, else 0 */
     uint8_t base_digest[DDCT_DIGEST_SIZE];
     uint32_t layers;     /* number of layers stored: 0 for keep */
-    uint32_t understood; /* number of layers that this reader decodes; fewer when the rest may be skipped */
+    uint32_t understood; /* number of layers that this reader decodes; fewer when the rest may be skipped, or `lossy` */
     uint8_t digest[DDCT_DIGEST_SIZE]; /* of the tensor after the last understood layer */
-    /* The view that row ranges refer to. Both are 0 when the tensor has no row ranges: it has row keys, is empty, or
-     * is not made of layers. */
+    /* The view of the first layer, which row ranges refer to. Both are 0 when the tensor has no row ranges: it has row
+     * keys, is empty, is not made of layers, or begins with ulp.v1, whose groups run through the whole tensor. */
     uint64_t view_rows, view_columns;
     const char *error; /* the encoder's relative squared error, as the decimal number written, or NULL */
 } ddct_tensor;
@@ -155,7 +158,8 @@ ddct_status ddct_decode(const ddct_archive *archive, uint32_t index, uint32_t la
                         uint64_t base_size, void *out, uint64_t out_size, ddct_error *error);
 
 /* Decode the rows [first, first + count) of the view (ddct_tensor.view_rows x view_columns) from the same
- * rows of the base tensor, reading only the chunks that hold them. Chunk checksums are verified, but digests
+ * rows of the base tensor, reading only the chunks that hold them; if the tensor has several layers, `layers` must
+ * be 1. Chunk checksums are verified, but digests
  * cover whole tensors and cannot be: neither that of the base nor that of the result. */
 ddct_status ddct_decode_rows(const ddct_archive *archive, uint32_t index, uint32_t layers, uint64_t first,
                              uint64_t count, const void *base_rows, uint64_t base_size, void *out,
@@ -165,8 +169,9 @@ ddct_status ddct_decode_rows(const ddct_archive *archive, uint32_t index, uint32
 ddct_status ddct_read_file(const ddct_archive *archive, uint32_t index, void *out, uint64_t out_size,
                            ddct_error *error);
 
-/* Check all that can be checked without a base, in file order: every chunk and every payload (step 11) and the
- * digests of side files and of tensors that need no base (step 12). */
+/* Check all that can be checked without a base, in file order: every chunk, those of skipped layers too, and every
+ * payload but those of ulp.v1 on a base (step 11), and the digests of side files and of tensors that need no base (step
+ * 12). */
 ddct_status ddct_verify(const ddct_archive *archive, ddct_error *error);
 
 /* The digest sha256-64k of section 1.1. */

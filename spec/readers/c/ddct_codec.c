@@ -26,20 +26,24 @@ static ddct_status check_layer(const ddct_archive *archive, ddct_entry *tensor, 
     ddct_tensor *info = &tensor->info;
     uint32_t planes;
     ddct_dctq dctq;
+    ddct_ulp ulp;
     if (layer->codec == DDCT_CODEC_UNKNOWN)
         return ddct_fail(error, DDCT_UNSUPPORTED, "layer %u has an unknown codec", (unsigned)index);
-    if (index > 0 || (layer->codec == DDCT_CODEC_DCTQ) != (info->op == DDCT_ADD))
+    if (index > 0 ? layer->codec != DDCT_CODEC_ULP : (layer->codec != DDCT_CODEC_RAW) != (info->op == DDCT_ADD))
         return ddct_fail(error, DDCT_INVALID, "layer %u has a codec that may not stand there", (unsigned)index);
     if (layer->codec == DDCT_CODEC_RAW)
         return read_planes(archive, tensor, layer, &planes, error);
+    if (layer->codec == DDCT_CODEC_ULP)
+        return ddct_read_ulp(archive, tensor, index, &ulp, error);
     return ddct_read_dctq(archive, tensor, layer, &dctq, error);
 }
 
-/* The view of row ranges: that of the params, or for a raw layer rows of the last dimension. */
+/* The view of row ranges, which the first layer alone has: that of its params, or for a raw layer rows of the last
+ * dimension. The groups of ulp.v1 run through the whole tensor. */
 static void find_view(const ddct_archive *archive, ddct_entry *tensor) {
     ddct_tensor *info = &tensor->info;
     uint64_t columns = info->rank == 0 ? 1 : info->shape[info->rank - 1];
-    if (info->elements == 0 || info->understood != 1)
+    if (info->elements == 0 || info->understood == 0 || tensor->layers[0].codec == DDCT_CODEC_ULP)
         return;
     if (tensor->layers[0].codec == DDCT_CODEC_DCTQ) {
         ddct_dctq dctq;
@@ -62,6 +66,8 @@ ddct_status ddct_check_codecs(ddct_archive *archive, ddct_error *error) {
             ddct_status status = check_layer(archive, tensor, k, error);
             if (status != DDCT_OK)
                 return ddct_fail_tensor(error, status, info->name);
+            if (k > 0 && archive->lossy)
+                continue;
             info->understood = k + 1;
             memcpy(info->digest, layer->digest, sizeof info->digest);
         }
@@ -134,6 +140,13 @@ ddct_status ddct_decode_layer(const ddct_archive *archive, const ddct_entry *ten
             return status;
         return ddct_decode_dctq(&params, archive, layer, rows, base, base_dtype, out, tensor->info.dtype, memory,
                                 error);
+    }
+    if (layer->codec == DDCT_CODEC_ULP) {
+        ddct_ulp params;
+        ddct_status status = ddct_read_ulp(archive, tensor, index, &params, error);
+        if (status != DDCT_OK)
+            return status;
+        return ddct_decode_ulp(&params, archive, layer, base, base_dtype, out, tensor->info.dtype, memory, error);
     }
     uint32_t planes;
     ddct_chunks chunks;

@@ -43,7 +43,7 @@ static ddct_status refuse_magic(const uint8_t *start, size_t size, ddct_error *e
 
 ddct_status ddct_read_preamble(ddct_archive *archive, ddct_error *error) {
     uint8_t p[PREAMBLE_SIZE] = {0};
-    uint64_t actual = archive->summary.file_size;
+    uint64_t actual = archive->actual_size;
     size_t have = actual < PREAMBLE_SIZE ? (size_t)actual : PREAMBLE_SIZE;
     ddct_status status = read_bytes(archive, 0, p, have, error);
     if (status != DDCT_OK)
@@ -72,9 +72,12 @@ ddct_status ddct_read_preamble(ddct_archive *archive, ddct_error *error) {
         return ddct_fail(error, DDCT_INVALID, "table_size is no multiple of 8 up to 2^28");
     if (PREAMBLE_SIZE + stored + table > file_size)
         return ddct_fail(error, DDCT_INVALID, "metadata and chunk table do not fit in file_size");
-    if (actual != file_size)
-        return ddct_fail(error, actual < file_size ? DDCT_TRUNCATED : DDCT_INVALID, "%llu bytes instead of %llu",
-                         (unsigned long long)actual, (unsigned long long)file_size);
+    bool prefix = actual < file_size && actual >= PREAMBLE_SIZE + stored + table;
+    if (actual != file_size && !(prefix && archive->lossy))
+        return ddct_fail(error, actual < file_size ? DDCT_TRUNCATED : DDCT_INVALID, "%llu bytes instead of %llu%s",
+                         (unsigned long long)actual, (unsigned long long)file_size,
+                         prefix ? "; the lossy model may be whole" : "");
+    archive->summary.file_size = file_size;
     if (stored + raw + table > archive->memory.limit)
         return ddct_fail(error, DDCT_BUDGET, "metadata and chunk table need %llu bytes",
                          (unsigned long long)(stored + raw + table));
@@ -300,6 +303,8 @@ ddct_status ddct_read_chunk(ddct_chunks *chunks, uint64_t index, uint8_t *out, d
         chunks->offset += stored_size_of(archive, chunks->payload->first_chunk + chunks->next);
     uint64_t chunk = chunks->payload->first_chunk + index;
     uint32_t stored_size = stored_size_of(archive, chunk);
+    if (chunks->offset + stored_size > archive->actual_size)
+        return ddct_fail(error, DDCT_TRUNCATED, "chunk %llu is not wholly there", (unsigned long long)chunk);
     const uint8_t *stored = archive->data != NULL ? archive->data + chunks->offset : chunks->stored;
     if (archive->data == NULL) {
         ddct_status status = read_bytes(archive, chunks->offset, chunks->stored, stored_size, error);

@@ -131,7 +131,9 @@ ddct_status ddct_read_dctq(const ddct_archive *archive, const ddct_entry *tensor
             largest_dense = dense > largest_dense ? dense : largest_dense;
         }
     }
-    if (ddct_read_array(schema, values[5], "the list of sparse classes", 1, 255) && schema->status == DDCT_OK) {
+    /* Without classes, of which each sparse one must be one, the layer is refused below. */
+    if (ddct_read_array(schema, values[5], "the list of sparse classes", 1, 255) && schema->status == DDCT_OK &&
+        params->class_count > 0) {
         params->sparse = values[5];
         params->sparse_count = archive->json.nodes[values[5]].length;
         check_sparse(schema, params, class_nodes);

@@ -5,7 +5,7 @@
 #include "ddct_kernels.h"
 #include "ddct_schema.h"
 
-typedef enum ddct_codec { DDCT_CODEC_UNKNOWN, DDCT_CODEC_RAW, DDCT_CODEC_DCTQ } ddct_codec;
+typedef enum ddct_codec { DDCT_CODEC_UNKNOWN, DDCT_CODEC_RAW, DDCT_CODEC_DCTQ, DDCT_CODEC_ULP } ddct_codec;
 
 /* A payload (section 6) and where its chunks begin. */
 typedef struct ddct_payload {
@@ -45,6 +45,8 @@ struct ddct_archive {
     ddct_read read;
     void *context;
     int descriptor;
+    uint64_t actual_size; /* below summary.file_size only of a lossy prefix */
+    bool lossy;
     ddct_memory memory; /* what is held until ddct_close */
     uint32_t metadata_stored_size, metadata_raw_size, metadata_crc, table_size, table_crc;
     char *text;
@@ -100,7 +102,7 @@ ddct_status ddct_decode_layer(const ddct_archive *archive, const ddct_entry *ten
                               const void *base, ddct_dtype base_dtype, void *out, ddct_memory *memory,
                               ddct_error *error);
 
-/* Steps 11 for a layer without a tensor to apply it to. */
+/* Step 11 for a layer without a tensor to apply it to: its chunks, and what its codec can tell from the payload alone. */
 ddct_status ddct_verify_layer(const ddct_archive *archive, const ddct_entry *tensor, uint32_t layer,
                               ddct_memory *memory, ddct_error *error);
 
@@ -119,5 +121,19 @@ ddct_status ddct_read_dctq(const ddct_archive *archive, const ddct_entry *tensor
 ddct_status ddct_decode_dctq(const ddct_dctq *params, const ddct_archive *archive, const ddct_layer *layer,
                              ddct_rows rows, const void *base, ddct_dtype base_dtype, void *out, ddct_dtype dtype,
                              ddct_memory *memory, ddct_error *error);
+
+/* ddct_ulp.c: the parameters and the payload of a ulp.v1 layer. `base` and `out` may be the same. */
+typedef struct ddct_ulp {
+    uint64_t rows, columns;
+    uint32_t bound_count, sparse_count, shift;
+    bool row_keys, column_keys;
+    uint16_t bounds[254], sparse[255];
+} ddct_ulp;
+
+ddct_status ddct_read_ulp(const ddct_archive *archive, const ddct_entry *tensor, uint32_t index, ddct_ulp *params,
+                          ddct_error *error);
+ddct_status ddct_decode_ulp(const ddct_ulp *params, const ddct_archive *archive, const ddct_layer *layer,
+                            const void *base, ddct_dtype base_dtype, void *out, ddct_dtype dtype, ddct_memory *memory,
+                            ddct_error *error);
 
 #endif

@@ -111,6 +111,8 @@ static void read_layer(ddct_schema *schema, uint32_t node, ddct_layer *layer) {
             layer->codec = DDCT_CODEC_RAW;
         else if (ddct_json_equals(schema->json, values[0], "dctq.v1"))
             layer->codec = DDCT_CODEC_DCTQ;
+        else if (ddct_json_equals(schema->json, values[0], "ulp.v1"))
+            layer->codec = DDCT_CODEC_ULP;
     }
     layer->params = values[1];
     if (values[1] != 0 && schema->json->nodes[values[1]].type != DDCT_JSON_OBJECT)
@@ -173,7 +175,9 @@ static uint32_t read_tensor(ddct_schema *schema, uint32_t node, ddct_entry *tens
     info->dtype = read_dtype(schema, values[1]);
     read_shape(schema, values[2], info);
     info->bytes = info->elements * ddct_dtype_size(info->dtype);
-    info->shard = (uint32_t)ddct_read_integer(schema, values[3], "the index of a shard", 0, UINT32_MAX);
+    /* Whether there is such a shard is for step 7 to say. */
+    uint64_t shard = ddct_read_integer(schema, values[3], "the index of a shard", 0, UINT64_MAX);
+    info->shard = shard < UINT32_MAX ? (uint32_t)shard : UINT32_MAX;
     read_op(schema, values[4], info);
     ddct_read_digest(schema, values[5], "the base digest", info->base_digest);
     info->needs_base = info->op == DDCT_ADD || info->op == DDCT_KEEP;

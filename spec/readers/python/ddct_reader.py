@@ -1,23 +1,26 @@
-"""Reads .ddct archives, version 1. Written from ../../ddct-v1.md; section numbers are of that document.
-
-Plain and slow on purpose: one file, the standard library, numpy and zstandard.
-"""
-# ruff: noqa: E401, E701, I001, N818, UP014
+"""Reads .ddct archives, version 1: ../../ddct-v1.md, whose section numbers are given. Plain, and not fast."""
+# ruff: noqa: E701, N806, N818
 
 from __future__ import annotations
 
-import contextlib, hashlib, io, json, math, re, struct, sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+import hashlib
+import io
+import json
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import zstandard
 
 # fmt: off
-__all__ = ["Archive", "BaseMismatch", "Budget", "Corrupt", "DdctError", "Invalid", "Tensor", "Truncated",
-           "Unsupported", "main", "open_archive", "read_safetensors", "tensor_digest"]
+__all__ = ["BITS", "Archive", "BaseMismatch", "Budget", "Corrupt", "DdctError", "Invalid", "Tensor", "Truncated",
+           "Unsupported", "open_archive", "tensor_digest"]
 
 class DdctError(Exception):
     """A refusal (section 10); ``tensor`` is the name of the tensor that it is about, if it is about one."""
@@ -30,9 +33,7 @@ class Invalid(DdctError): ...
 class BaseMismatch(DdctError): ...
 class Budget(DdctError): ...
 
-Tensor = NamedTuple("Tensor", [("dtype", str), ("shape", tuple[int, ...]), ("data", bytes)])  # of the base
-
-Check = Callable[[Any, str], None]
+Tensor = tuple[str, tuple[int, ...], bytes]  # element type, shape, bytes
 Array = np.ndarray[Any, Any]
 MAGIC = bytes.fromhex("89444443540D0A1A")
 MIB = 1 << 20
@@ -40,7 +41,7 @@ BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "
         "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64}
 STORED_AS = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}
 QUIET_NAN = {"BF16": 0x7FC0, "F16": 0x7E00, "F32": 0x7FC00000}
-STARTS_FROM_BASE = {"raw.v1": False, "dctq.v1": True}
+EXPONENT = {"BF16": (7, 255), "F16": (10, 31), "F32": (23, 255)}  # fraction bits, largest exponent field
 
 def need(condition: Any, reason: str, error: type[DdctError] = Invalid) -> None:
     if not condition: raise error(reason)
@@ -111,85 +112,72 @@ def parse_number(text: str) -> int | float:
     need(re.search(r"[.eE]", text) and math.isfinite(float(text)), f"number out of range: {text[:40]}")
     return float(text)
 
-def must(condition: Callable[[Any], Any], what: str, error: type[DdctError] = Invalid) -> Check:
-    return lambda value, where: need(condition(value), f"{where}: must be {what}", error)
-
-def every(*checks: Check) -> Check:
-    def check(value: Any, where: str) -> None:
-        for one in checks: one(value, where)
-    return check
-
-def obj(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    """An object with these members; they are checked in the order of the file, what is missing last."""
-    members = {**required, **(optional or {})}
-    def check(value: Any, where: str) -> None:
-        need(isinstance(value, dict), f"{where}: must be an object")
+def check(value: Any, rule: Any, where: str) -> None:
+    """``rule`` is a function that tells whether ``value`` is good; a range of integers; a set of texts, others being
+    Unsupported; (least, most, rule) for a list; {name: rule} for an object, where "?" marks a name that may be
+    missing; or a list of rules. An object's members are checked in the order of the file, what is missing last."""
+    if callable(rule): need(rule(value), f"{where} is {value!r:.80}")
+    elif isinstance(rule, range): need(type(value) is int and value in rule, f"{where} is no integer in {rule}")
+    elif isinstance(rule, list):
+        for one in rule: check(value, one, where)
+    elif isinstance(rule, set):
+        need(isinstance(value, str), f"{where} is no text")
+        need(value in rule, f"{where} is {value:.80}, which this reader does not know", Unsupported)
+    elif isinstance(rule, tuple):
+        need(isinstance(value, list) and rule[0] <= len(value) <= rule[1], f"{where} is no list of {rule[:2]}")
+        for index, member in enumerate(value): check(member, rule[2], f"{where}[{index}]")
+    else:
+        need(isinstance(value, dict), f"{where} is no object")
         for name, member in value.items():
-            need(name in members or name.startswith("x-"), f"{where}: unknown name {name!r}")
-            members.get(name, EXTENSION)(member, f"{where}.{name}")
-        need(required.keys() <= value.keys(), f"{where}: a required name is missing")
-    return check
+            known = rule.get(name + "?", name[-1:] != "?" and rule.get(name))
+            need(known or name.startswith("x-"), f"{where} has an unknown name {name!r}")
+            check(member, known or has_no_fraction, f"{where}.{name}")
+        need(all(name in value or name.endswith("?") for name in rule), f"{where}: a required name is missing")
 
-def array(low: int, high: int, element: Check) -> Check:
-    def check(value: Any, where: str) -> None:
-        need(isinstance(value, list) and low <= len(value) <= high, f"{where}: must be a list of {low} to {high}")
-        for index, member in enumerate(value): element(member, f"{where}[{index}]")
-    return check
-
-def integer(low: int, high: int) -> Check:
-    return must(lambda value: type(value) is int and low <= value <= high, f"an integer in {low} … {high}")
-
-def text(limit: int = 64 * MIB) -> Check:
-    return must(lambda value: isinstance(value, str) and len(value.encode()) <= limit, f"a text of {limit} bytes")
-
-def known(values: Iterable[str]) -> Check:
-    return every(text(), must(lambda value: value in values, "one that this reader knows", Unsupported))
-
-def one_of(*values: Any) -> Check:
-    return must(lambda value: any(type(value) is type(v) and value == v for v in values), f"one of {values}")
-
-def has_fraction(value: Any) -> bool:
+def has_no_fraction(value: Any) -> bool:
     members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return isinstance(value, float) or any(has_fraction(member) for member in members)
+    return not isinstance(value, float) and all(map(has_no_fraction, members))
 
 def is_path(value: str) -> bool:
     """Section 5.4, but for the rules that names have too."""
     parts = value.split("/")
-    return not re.search(r"[\\:]", value) and all(0 < len(p.encode()) <= 255 and p[-1] not in ". " for p in parts)
+    return re.search(r"[\\:]", value) is None and all(0 < len(p.encode()) <= 255 and p[-1] not in ". " for p in parts)
 
-EXTENSION = must(lambda value: not has_fraction(value), "without fractions")
-OBJECT = must(lambda value: isinstance(value, dict), "an object")
-DIGEST = must(lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value), "a digest")
-NAME = every(text(1024), must(lambda value: re.fullmatch("[^\x00-\x1f\x7f-\x9f]+", value), "of plain characters"))
-PATH = every(NAME, must(is_path, "a plain relative path"))
-SHARD_PATH = every(PATH, must(lambda value: value.endswith(".safetensors"), "a .safetensors file"))
-REAL = must(lambda value: type(value) in (int, float) and value >= 0, "a number of at least 0")
-TEXTS = must(lambda v: isinstance(v, dict) and all(isinstance(t, str) for t in v.values()), "an object of texts")
-SHAPE = every(array(0, 8, integer(0, 2**53 - 1)),
-             must(lambda value: math.prod(max(1, size) for size in value) <= 2**48, "at most 2^48 elements"))
-LAYER = obj({"codec": text(), "params": every(OBJECT, EXTENSION), "size": integer(0, 2**48), "digest": DIGEST},
-            {"must_understand": one_of(True, False)})
-OF_OP = {"add": ({"base", "layers"}, {"base_dtype"}), "replace": ({"layers"}, set()), "keep": ({"base"}, set()),
-         "alias": ({"of"}, set())}  # by op: the members that it demands, and those that it allows
-MEMBERS = obj({"name": NAME, "dtype": known(BITS), "shape": SHAPE, "shard": integer(0, 2**53 - 1), "op": known(OF_OP)},
-              {"base": DIGEST, "base_dtype": known(BITS), "of": NAME, "layers": array(1, 4, LAYER), "error": REAL})
+def text(limit: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and len(value.encode()) <= limit
 
-def tensor(value: Any, where: str) -> None:
-    """Section 5.1, for one object."""
-    MEMBERS(value, where)
-    demanded, allowed = OF_OP[value["op"]]
-    given = value.keys() & {"base", "base_dtype", "of", "layers"}
-    need(demanded <= given <= demanded | allowed, f"{where}: names that do not fit its op")
-    need(value.get("base_dtype") != value["dtype"], f"{where}: base_dtype does not differ from dtype")
+def one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: any(type(value) is type(one) and value == one for one in values)
 
-DOCUMENT = obj(
-    {"generator": text(256), "digest": known(["sha256-64k"]), "chunk_size": one_of(*(1 << k for k in range(12, 25))),
-     "target": obj({"ids": array(1, 4, DIGEST), "exact_id": DIGEST}),
-     "base": obj({"id": DIGEST}, {"hint": obj({}, dict.fromkeys(("repo", "revision", "name"), text(1024)))}),
-     "shards": array(0, 65536, obj({"path": SHARD_PATH, "metadata": TEXTS})),
-     "files": array(0, 4096, obj({"path": PATH, "size": integer(0, 2**48), "digest": DIGEST})),
-     "tensors": array(0, 1 << 20, tensor)},
-    {"quality": obj({"preset": text(), "error": REAL})})
+def is_text(value: Any) -> bool: return isinstance(value, str)
+def is_digest(value: Any) -> bool: return isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
+def is_real(value: Any) -> bool: return type(value) in (int, float) and value >= 0
+def are_texts(value: Any) -> bool: return isinstance(value, dict) and all(map(is_text, value.values()))
+def is_elements(value: Any) -> bool: return bool(math.prod(max(1, size) for size in value) <= 2**48)
+def is_dict(value: Any) -> bool: return isinstance(value, dict)
+
+SIZE, INDEX = range(2**48 + 1), range(2**53)
+NAME = [text(1024), lambda value: re.fullmatch("[^\x00-\x1f\x7f-\x9f]+", value)]
+PATH = [*NAME, is_path]
+LAYER = {"codec": is_text, "params": [is_dict, has_no_fraction], "size": SIZE, "digest": is_digest,
+         "must_understand?": one_of(True, False)}
+MEMBERS = {"name": NAME, "dtype": {*BITS}, "shape": [(0, 8, INDEX), is_elements], "shard": INDEX,
+           "op": {"add", "replace", "keep", "alias"}, "base?": is_digest, "base_dtype?": {*BITS}, "of?": NAME,
+           "layers?": (1, 4, LAYER), "error?": is_real}
+OF_OP = {"add": {"base", "layers"}, "replace": {"layers"}, "keep": {"base"}, "alias": {"of"}}
+
+def is_tensor(value: Any) -> bool:
+    """Section 5.1: what joins several members."""
+    given = value.keys() & {"base", "base_dtype", "of", "layers"} - ({"base_dtype"} if value["op"] == "add" else set())
+    return given == OF_OP[value["op"]] and bool(value.get("base_dtype") != value["dtype"])
+
+DOCUMENT = {
+    "generator": text(256), "digest": {"sha256-64k"}, "chunk_size": one_of(*(1 << k for k in range(12, 25))),
+    "base": {"id": is_digest, "hint?": dict.fromkeys(("repo?", "revision?", "name?"), text(1024))},
+    "target": {"ids": (1, 4, is_digest), "exact_id": is_digest},
+    "shards": (0, 65536, {"path": [*PATH, lambda value: value.endswith(".safetensors")], "metadata": are_texts}),
+    "files": (0, 4096, {"path": PATH, "size": SIZE, "digest": is_digest}),
+    "tensors": (0, 1 << 20, [MEMBERS, is_tensor]), "quality?": {"preset": is_text, "error": is_real}}
 
 def model_id(tensors: list[Any], by_name: Mapping[str, Any], layer: int) -> str:
     """Section 1.2, of the tensors after at most ``layer + 1`` layers (5.2, 5.3)."""
@@ -200,11 +188,13 @@ def model_id(tensors: list[Any], by_name: Mapping[str, Any], layer: int) -> str:
         lines.append(f"{record['name']}\t{record['dtype']}\t{','.join(map(str, record['shape']))}\t{digest}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+def ascending(values: list[Any]) -> bool: return all(a < b for a, b in pairwise(values))
+
 def check_relations(meta: Any) -> None:
     """Section 9, step 7."""
     tensors = meta["tensors"]
-    need(all(a["name"].encode() < b["name"].encode() for a, b in pairwise(tensors)), "order of the tensors")
-    need(all(a["path"].encode() < b["path"].encode() for a, b in pairwise(meta["files"])), "order of the files")
+    need(ascending([record["name"].encode() for record in tensors]), "order of the tensors")
+    need(ascending([file["path"].encode() for file in meta["files"]]), "order of the files")
     paths = [item["path"].encode().lower() for item in meta["shards"] + meta["files"]]
     need(len(set(paths)) == len(paths), "two shards or files have the same path")
     parents = {path[: match.start()] for path in paths for match in re.finditer(b"/", path)}
@@ -216,92 +206,104 @@ def check_relations(meta: Any) -> None:
         need(of["op"] != "alias", f"{record['name']}: alias of none, or of an alias")
         need((of["dtype"], of["shape"]) == (record["dtype"], record["shape"]), f"{record['name']}: another kind")
     depth = max([len(record.get("layers", ())) for record in tensors] + [1])
-    ids = [model_id(tensors, by_name, k) for k in range(depth)]
-    need(meta["target"]["ids"] == ids, "target.ids do not follow from the tensors")
+    need(meta["target"]["ids"] == [model_id(tensors, by_name, k) for k in range(depth)], "target.ids")
 
 # 7. Codecs
 def usable_layers(record: Any) -> list[Any]:
     """The layers up to the first that may be skipped because its codec is unknown (section 5.2)."""
     layers: list[Any] = record.get("layers", [])
-    unknown = (index for index, layer in enumerate(layers) if layer["codec"] not in STARTS_FROM_BASE)
-    return layers[: next((i for i in unknown if i > 0 and not layers[i].get("must_understand", True)), 4)]
+    may_skip = (k for k, layer in enumerate(layers) if k and layer["codec"] not in STARTS
+                and not layer.get("must_understand", True))
+    return layers[: next(may_skip, 4)]
 
 def check_codecs(record: Any) -> None:
     """Section 9, step 8, of one tensor."""
-    size = math.prod(record["shape"])
     for index, layer in enumerate(usable_layers(record)):
-        need(layer["codec"] in STARTS_FROM_BASE, f"codec {layer['codec']!r} is unknown", Unsupported)
-        from_base, params = STARTS_FROM_BASE[layer["codec"]], layer["params"]
-        need(index == 0 and from_base == (record["op"] == "add"), f"{layer['codec']} as layer {index}")
-        if from_base:
-            need({record["dtype"], record.get("base_dtype", record["dtype"])} <= STORED_AS.keys(), "element type")
-            Delta(params, size).check_size(layer["size"])
-        else:
-            obj({"planes": one_of(1, 2, 4, 8)})(params, "params")
-            nbytes = size * BITS[record["dtype"]] // 8
-            need(nbytes % params["planes"] == 0 and layer["size"] == nbytes, "raw.v1: planes or size")
+        need(layer["codec"] in STARTS, f"codec {layer['codec']!r} is unknown", Unsupported)
+        need((record["op"] if index == 0 else "layer") in STARTS[layer["codec"]], f"{layer['codec']} as layer {index}")
+        CODECS[layer["codec"]](layer, record, record.get("base_dtype" if index == 0 else "dtype", record["dtype"]))
 
-def per_byte(alphabet: int) -> int: return max(n for n in range(1, 9) if alphabet**n <= 256)
+class Raw:
+    """Section 7.1."""
+    def __init__(self, layer: Any, record: Any, _: str) -> None:
+        check(layer["params"], {"planes": one_of(1, 2, 4, 8)}, "params")
+        self.planes, size = layer["params"]["planes"], math.prod(record["shape"]) * BITS[record["dtype"]] // 8
+        need(size % self.planes == 0 and layer["size"] == size, "raw.v1: planes or size")
 
-def dense(count: int, alphabet: int) -> int: return 0 if alphabet == 1 else -(-count // per_byte(alphabet))
+    def apply(self, payload: bytes, _: bytes) -> bytes:
+        return np.frombuffer(payload, np.uint8).reshape(self.planes, -1).T.tobytes()
 
-class Delta:
-    """Section 7.2: the checked parameters of a dctq.v1 layer on a tensor of ``size`` elements."""
-
-    def __init__(self, params: Any, size: int) -> None:
-        self.affine = params.get("quantiser") == "affine"
-        class_ = integer(1, 127) if self.affine else array(1, 255, integer(-127, 127))
-        obj({"cols": integer(1, 2**48), "patch": one_of(8, 16, 32), "transform": one_of("dct", "hadamard", "none"),
-             "quantiser": one_of("levels", "affine"), "classes": array(1, 255, class_)},
-            {"sparse": array(1, 255, integer(0, 254)), "rank": integer(1, 256), "row_keys": one_of(True),
-             "col_keys": one_of(True)})(params, "params")
-        self.p, self.transform = params["patch"], params["transform"]
-        self.C, self.K = params["cols"], params.get("rank", 0)
+class OfFloats:
+    """What dctq.v1 and ulp.v1 share: types, the view of R x C elements, keys, sparse symbols."""
+    def __init__(self, layer: Any, record: Any, base_dtype: str, rules: Any) -> None:
+        params, size = layer["params"], math.prod(record["shape"])
+        self.dtype, self.base_dtype = record["dtype"], base_dtype
+        need({self.dtype, base_dtype} <= STORED_AS.keys(), "element type")
+        check(params, {"cols": range(1, 2**48 + 1), "sparse?": (1, 255, range(255)), "row_keys?": one_of(True),
+                       "col_keys?": one_of(True), **rules}, "params")
+        self.C, self.sparse = params["cols"], params.get("sparse", [])
         need(size >= 1 and size % self.C == 0, "cols does not divide the number of elements")
-        self.levels = [list(range(c)) for c in params["classes"]] if self.affine else params["classes"]
-        need(all(len(levels) > 1 or levels == [0] for levels in self.levels), "a single level other than 0")
-        self.sparse = params.get("sparse", [])
-        need(all(a < b for a, b in pairwise(self.sparse)), "sparse is not ascending")
-        need(all(len(c) > 1 and c[0] == 0 for n in self.sparse for c in self.levels[n : n + 1] or [[]]), "sparse class")
+        need(ascending(self.sparse), "sparse is not ascending")
         self.R = size // self.C
         self.row_keys, self.col_keys = self.R * ("row_keys" in params), self.C * ("col_keys" in params)
+
+    def prediction(self, before: bytes) -> tuple[Array, Array]:
+        """The elements as f32, and as bit patterns of the target's type (7.2.3, step 5)."""
+        stored = np.frombuffer(before, STORED_AS[self.base_dtype])
+        as_f32 = (stored.astype(np.uint32) << 16).view(np.float32) if self.base_dtype == "BF16" else f32(stored)
+        same = self.dtype == self.base_dtype
+        return as_f32, stored.view(f"<u{stored.itemsize}") if same else rounded(as_f32, self.dtype)
+
+class Payload(io.BytesIO):
+    """The sections of a payload, one after the other."""
+    def take(self, dtype: str, count: int) -> Array:
+        data = self.read(count * np.dtype(dtype).itemsize)
+        need(len(data) == count * np.dtype(dtype).itemsize, "payload is too short")
+        return np.frombuffer(data, dtype)
+    def take_symbols(self, count: int, alphabet: int) -> Array:
+        """Section 7.2.4."""
+        n = per_byte(max(2, alphabet))
+        packed = self.take("u1", dense(count, alphabet)).astype(np.int64)
+        need(np.all(packed < alphabet**n), "a byte that holds no symbols")
+        symbols = (packed[:, None] // alphabet ** np.arange(n) % alphabet).reshape(-1)
+        need(not symbols[count:].any(), "a digit behind the last symbol")
+        return symbols[:count] if alphabet > 1 else np.zeros(count, np.int64)
+    def take_sparse(self, run_bytes: int, count: int, alphabet: int) -> Array:
+        """Section 7.2.5."""
+        runs = self.take("u1", run_bytes).astype(np.int64)
+        ends = np.cumsum(np.where(runs < 255, runs + 1, 255))
+        need(np.all(ends <= count), "runs reach beyond the last symbol")
+        symbols, where = np.zeros(count, np.int64), ends[runs < 255] - 1
+        symbols[where] = self.take_symbols(len(where), alphabet - 1) + 1
+        return symbols
+
+def per_byte(alphabet: int) -> int: return max(n for n in range(1, 9) if alphabet**n <= 256)
+def dense(count: int, alphabet: int) -> int: return 0 if alphabet == 1 else -(-count // per_byte(alphabet))
+
+class Dctq(OfFloats):
+    """Section 7.2."""
+    def __init__(self, layer: Any, record: Any, base_dtype: str) -> None:
+        params = layer["params"]
+        self.affine = params.get("quantiser") == "affine"
+        super().__init__(layer, record, base_dtype, {
+            "patch": one_of(8, 16, 32), "transform": one_of("dct", "hadamard", "none"), "rank?": range(1, 257),
+            "quantiser": one_of("levels", "affine"),
+            "classes": (1, 255, range(1, 128) if self.affine else (1, 255, range(-127, 128)))})
+        self.p, self.transform, self.K = params["patch"], params["transform"], params.get("rank", 0)
+        self.levels = [list(range(c)) for c in params["classes"]] if self.affine else params["classes"]
+        need(all(len(levels) > 1 or levels == [0] for levels in self.levels), "a single level other than 0")
+        need(all(len(c) > 1 and c[0] == 0 for n in self.sparse for c in self.levels[n : n + 1] or [[]]), "sparse class")
         self.down, self.across = -(-self.R // self.p), -(-self.C // self.p)
         self.N, self.scales = self.down * self.across, (1 if self.affine else len(self.levels)) + (self.K > 0)
-
-    def check_size(self, size: int) -> None:
-        """Section 7.2.2, last paragraph."""
         fixed = 4 * self.scales + 2 * self.K + self.row_keys + self.col_keys + (self.R + self.C) * self.K
         fixed += self.N * (len(self.levels) > 1) + 4 * len(self.sparse)
         m = self.N * self.p**2
         codes = 2 * m if self.sparse else max(dense(m, len(c)) for c in self.levels) + len(self.levels)
-        need(fixed <= size <= fixed + 4 * self.N * self.affine + codes, "dctq.v1: size is not possible")
+        need(fixed <= layer["size"] <= fixed + 4 * self.N * self.affine + codes, "dctq.v1: size is not possible")
 
-    def decode(self, payload: bytes) -> Array:
-        """The delta of each element, float32 (R, C): sections 7.2.2 to 7.2.5."""
-        stream = io.BytesIO(payload)
-
-        def take(dtype: str, count: int) -> Array:
-            data = stream.read(count * np.dtype(dtype).itemsize)
-            need(len(data) == count * np.dtype(dtype).itemsize, "payload is too short")
-            return np.frombuffer(data, dtype)
-
-        def take_symbols(count: int, alphabet: int) -> Array:  # 7.2.4
-            n = per_byte(max(2, alphabet))
-            packed = take("u1", dense(count, alphabet)).astype(np.int64)
-            need(np.all(packed < alphabet**n), "a byte that holds no symbols")
-            symbols = (packed[:, None] // alphabet ** np.arange(n) % alphabet).reshape(-1)
-            need(not symbols[count:].any(), "a digit behind the last symbol")
-            return symbols[:count] if alphabet > 1 else np.zeros(count, np.int64)
-
-        def take_sparse(run_bytes: int, count: int, alphabet: int) -> Array:  # 7.2.5
-            runs = take("u1", run_bytes).astype(np.int64)
-            ends = np.cumsum(np.where(runs < 255, runs + 1, 255))
-            need(np.all(ends <= count), "runs reach beyond the last symbol")
-            symbols, where = np.zeros(count, np.int64), ends[runs < 255] - 1
-            symbols[where] = take_symbols(len(where), alphabet - 1) + 1
-            return symbols
-
-        alphabets = np.array([len(levels) for levels in self.levels])
+    def delta(self, payload: Payload) -> Array:
+        """The delta of each element, float32 (R, C): sections 7.2.2 and 7.2.3."""
+        take, alphabets = payload.take, np.array([len(levels) for levels in self.levels])
         scales = take("<f4", self.scales)
         need(np.all(np.isfinite(scales) & (scales >= 0)), "a scale")
         multipliers = take("<u2", self.K).astype(np.int64)
@@ -318,37 +320,43 @@ class Delta:
 
         patches, basis = np.zeros((self.N, self.p, self.p), np.float32), self.basis()
         for c, levels in enumerate(self.levels):
-            members = np.flatnonzero(class_map == c)
+            members, A = np.flatnonzero(class_map == c), len(levels)
             m = len(members) * self.p**2
-            symbols = take_sparse(run_bytes[c], m, len(levels)) if c in run_bytes else take_symbols(m, len(levels))
-            if len(levels) == 1: continue
+            symbols = payload.take_sparse(run_bytes[c], m, A) if c in run_bytes else payload.take_symbols(m, A)
+            if A == 1: continue
             inverse = basis.T @ np.array(levels)[symbols].reshape(-1, self.p, self.p) @ basis
             if self.affine:
                 of_member = np.searchsorted(coded, members)
-                step, minimum = (plane[of_member].astype(np.float32)[:, None, None] for plane in (steps, minima))
+                step, minimum = (f32(plane[of_member])[:, None, None] for plane in (steps, minima))
                 flat = basis.T @ np.ones_like(basis) @ basis
                 patches[members] = (f32(inverse) * step + f32(flat) * minimum) * scales[0]
             else:
                 patches[members] = f32(inverse) * scales[c]
-        need(stream.read(1) == b"", "payload is too long")
-
+        need(payload.read(1) == b"", "payload is too long")
         tiled = patches.reshape(self.down, self.across, self.p, self.p).swapaxes(1, 2).reshape(self.down * self.p, -1)
         rows, cols = (np.argsort(keys, kind="stable") if len(keys) else np.arange(size)
                       for keys, size in ((row_keys, self.R), (col_keys, self.C)))
         delta = np.empty((self.R, self.C), np.float32)
         delta[rows[:, None], cols] = tiled[: self.R, : self.C]
-        return delta + f32((left * multipliers[:, None]).T @ right) * scales[-1] if self.K else delta
+        if self.K: delta += f32((left * multipliers[:, None]).T @ right) * scales[-1]
+        return delta
 
     def basis(self) -> Array:
         """B of section 7.2.3, step 2."""
-        if self.transform == "none": return np.eye(self.p, dtype=np.int64)
         k, n = np.arange(self.p)[:, None], np.arange(self.p)
-        if self.transform == "hadamard":
-            return np.array([[(-1) ** (i & j).bit_count() for j in range(self.p)] for i in range(self.p)])
+        if self.transform == "none": return np.eye(self.p, dtype=np.int64)
+        if self.transform == "hadamard": return np.array([[(-1) ** (i & j).bit_count() for j in n] for i in n])
         return np.where(k == 0, 64, np.rint(90 * np.cos(np.pi * (2 * n + 1) * k / (2 * self.p))).astype(np.int64))
+
+    @np.errstate(all="ignore")
+    def apply(self, payload: bytes, before: bytes) -> bytes:
+        base, unchanged = self.prediction(before)
+        delta = self.delta(Payload(payload)).reshape(-1)
+        return np.where(delta == 0, unchanged, rounded(base + delta, self.dtype)).tobytes()
 
 def f32(values: Array) -> Array: return values.astype(np.float32)
 
+@np.errstate(all="ignore")
 def rounded(values: Array, dtype: str) -> Array:
     """Bit patterns of f32 ``values``, rounded once to nearest even; every NaN is the quiet NaN."""
     bits = values.view(np.uint32)
@@ -356,24 +364,59 @@ def rounded(values: Array, dtype: str) -> Array:
     if dtype == "F16": bits = values.astype(np.float16).view(np.uint16)
     return np.where(np.isnan(values), bits.dtype.type(QUIET_NAN[dtype]), bits)
 
-@np.errstate(all="ignore")
-def apply_layer(layer: Any, payload: bytes, before: bytes, from_dtype: str, dtype: str) -> bytes:
-    """The tensor after one layer; ``before`` holds elements of ``from_dtype``."""
-    if layer["codec"] == "raw.v1":
-        return np.frombuffer(payload, np.uint8).reshape(layer["params"]["planes"], -1).T.tobytes()
-    stored = np.frombuffer(before, STORED_AS[from_dtype])
-    base = (stored.astype(np.uint32) << 16).view(np.float32) if from_dtype == "BF16" else f32(stored)
-    delta = Delta(layer["params"], len(base)).decode(payload).reshape(-1)
-    result = rounded(base + delta, dtype)
-    unchanged = stored.view(result.dtype) if from_dtype == dtype else rounded(base, dtype)
-    return np.where(delta == 0, unchanged, result).tobytes()
+class Ulp(OfFloats):
+    """Section 7.3."""
+    def __init__(self, layer: Any, record: Any, base_dtype: str) -> None:
+        params, bits = layer["params"], BITS[record["dtype"]]
+        super().__init__(layer, record, base_dtype,
+                         {"bounds": (0, 254, range(1, 1527)), "shift?": range(bits - 7)})
+        self.bounds, self.s = params["bounds"], params.get("shift", 0)
+        need(ascending(self.bounds) and max(self.sparse, default=0) <= len(self.bounds), "bounds, or a sparse group")
+        self.W = bits - self.s
+        self.m = 3 if self.W <= 16 else 2
+        self.A = 2 * (2 ** (self.m + 1) - 1 + (self.W - 1 - self.m) * 2**self.m) + 1  # k = W - 1 - m for 2^W - 1
+        fixed, E = self.row_keys + self.col_keys + 4 * len(self.sparse), self.R * self.C
+        least, most = (0, 2 * E) if self.sparse else (E, E)
+        most -= -E * (self.W - 1 - self.m) // 8  # rounded up
+        need(fixed + least <= layer["size"] <= fixed + most, "ulp.v1: size is not possible")
+
+    def apply(self, payload: bytes, before: bytes) -> bytes:
+        sections, patterns = Payload(payload), self.prediction(before)[1]
+        row_keys, col_keys = sections.take("u1", self.row_keys), sections.take("u1", self.col_keys)
+        run_bytes = dict(zip(self.sparse, sections.take("<u4", len(self.sparse)).tolist(), strict=True))
+        (F, X), P = EXPONENT[self.dtype], patterns.astype(np.int64)
+        context = 4 * (X - np.maximum(1, P >> F & X)).reshape(self.R, self.C)
+        if self.row_keys: context += row_keys[:, None]
+        if self.col_keys: context += col_keys
+        group = np.searchsorted(self.bounds, context.reshape(-1), side="right")
+        order = np.argsort(group, kind="stable")  # from here on, arrays are in the order of the payload
+        counts = np.bincount(group, minlength=len(self.bounds) + 1).tolist()
+        z = np.concatenate([sections.take_sparse(run_bytes[g], count, self.A) if g in run_bytes
+                            else sections.take("u1", count).astype(np.int64) for g, count in enumerate(counts)])
+        need(z.max() < self.A, "a symbol that is none")
+        f = (z + 1) // 2
+        k = np.maximum(0, (f >> self.m) - 1)
+        bits, b = np.unpackbits(np.frombuffer(sections.read(), np.uint8), bitorder="little").astype(np.int64), k.sum()
+        need(len(bits) == -(-b // 8) * 8 and not bits[b:].any(), "number of extra bits, or bits left over")
+        x, first = np.zeros_like(k), np.cumsum(k) - k
+        for bit in range(k.max()): x[k > bit] += bits[first[k > bit] + bit] << bit
+        v = (f - (k << self.m) << k) + x
+
+        p, H = P[order] >> self.s, 2 ** (self.W - 1)  # section 7.3.3
+        t = np.where(p < H, p, -1 - (p - H)) + np.where((z % 2 == 1) != (p >= H), -v, v)
+        need(np.all((t >= -H) & (t < H)), "a residual leads beyond the patterns")
+        target = np.empty_like(patterns)
+        target[order] = np.where(t >= 0, t, H + (-1 - t)) << self.s
+        return target.tobytes()
+
+CODECS: dict[str, type[Raw | Dctq | Ulp]] = {"raw.v1": Raw, "dctq.v1": Dctq, "ulp.v1": Ulp}
+STARTS = {"raw.v1": {"replace"}, "dctq.v1": {"add"}, "ulp.v1": {"add", "layer"}}  # where a codec may stand
 
 # 3., 6., 9. The file, in the order of refusal
 class Archive:
     """An open archive, checked up to step 9."""
-
-    def __init__(self, file: io.BufferedIOBase, budget: int) -> None:
-        self._file, self._budget = file, budget
+    def __init__(self, file: io.BufferedIOBase, budget: int, lossy: bool) -> None:
+        self._file, self._budget, self._lossy = file, budget, lossy
         actual_size = file.seek(0, io.SEEK_END)
         start = self._read(0, min(64, actual_size))
         damage = ", damaged by a transfer in text mode" if start[:1] == b"\x09" or start[1:4] == b"DDC" else ""
@@ -389,44 +432,42 @@ class Archive:
         need(table_size % 8 == 0 and table_size <= 1 << 28, "table_size")
         chunks_start = 64 + stored_size + table_size
         need(chunks_start <= file_size, "metadata and table do not fit in file_size")
-        need(actual_size >= file_size, f"{actual_size} of {file_size} bytes", Truncated)
-        need(actual_size == file_size, "bytes behind the archive")
+        need(actual_size >= (chunks_start if lossy else file_size), f"{actual_size} of {file_size} bytes", Truncated)
+        need(actual_size <= file_size, "bytes behind the archive")
         self._afford(stored_size + raw_size + 24 * table_size, "metadata and table")
         stored, table = self._read(64, stored_size), self._read(64 + stored_size, table_size)
         need(crc32c(stored) == metadata_crc, "metadata_crc32c", Corrupt)
         need(crc32c(table) == table_crc, "table_crc32c", Corrupt)
         raw = raw_bytes(stored, raw_size)
         self.metadata: Any = parse_json(raw)
-        DOCUMENT(self.metadata, "metadata")
+        check(self.metadata, DOCUMENT, "metadata")
         check_relations(self.metadata)
         self.content_id = hashlib.sha256(raw).hexdigest()
         self.records: dict[str, Any] = {record["name"]: record for record in self.metadata["tensors"]}
-        self.names = list(self.records)
         for name, record in self.records.items():
             with about(name): check_codecs(record)
         self._locate_chunks(table, chunks_start, file_size)
 
     def _locate_chunks(self, table: bytes, at: int, file_size: int) -> None:
         """Section 6, and step 9. Of each payload: position, stored size, raw size and crc32c of its chunks."""
-        sizes: list[tuple[Any, int]] = [((None, i), file["size"]) for i, file in enumerate(self.metadata["files"])]
-        sizes += [((name, k), record["layers"][k]["size"]) for k in range(4) for name, record in self.records.items()
-                  if k < len(record.get("layers", ()))]
+        sizes: dict[Any, int] = {(None, i): file["size"] for i, file in enumerate(self.metadata["files"])}
+        for k in range(4):
+            sizes |= {(n, k): r["layers"][k]["size"] for n, r in self.records.items() if k < len(r.get("layers", ()))}
         chunk_size, entries = self.metadata["chunk_size"], struct.iter_unpack("<II", table)
-        need(8 * sum(-(-size // chunk_size) for _, size in sizes) == len(table), "number of chunks in the table")
-        self._chunks: dict[Any, list[tuple[int, int, int, int]]] = {}
-        for key, size in sizes:
-            self._chunks[key] = []
+        need(8 * sum(-(-size // chunk_size) for size in sizes.values()) == len(table), "number of chunks in the table")
+        self._chunks: dict[Any, list[tuple[int, int, int, int]]] = {key: [] for key in sizes}
+        for key, size in sizes.items():
             for left in range(size, 0, -chunk_size):
-                stored_size, crc = next(entries)
-                need(0 < stored_size <= min(left, chunk_size), "a chunk's stored_size")
-                self._chunks[key].append((at, stored_size, min(left, chunk_size), crc))
+                (stored_size, crc), raw_size = next(entries), min(left, chunk_size)
+                need(0 < stored_size <= raw_size, "a chunk's stored_size")
+                self._chunks[key].append((at, stored_size, raw_size, crc))
                 at += stored_size
         need(at == file_size, "the chunks do not fill the file")
 
     def _read(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)
         data = self._file.read(size)
-        need(len(data) == size, "the file became shorter", Truncated)
+        need(len(data) == size, f"the file ends within the {size} bytes at {offset}", Truncated)
         return data
 
     def _afford(self, size: int, what: str) -> None: need(size <= self._budget, f"{size} bytes for {what}", Budget)
@@ -441,9 +482,9 @@ class Archive:
             parts.append(raw_bytes(stored, raw_size))
         return b"".join(parts)
 
-    def skipped(self, name: str) -> int:
-        """How many layers of a tensor this reader skips."""
-        return len(self.records[name].get("layers", ())) - len(usable_layers(self.records[name]))
+    def layers(self, name: str) -> list[Any]:
+        """Those layers of a tensor that are decoded; of the others not even the chunks are read."""
+        return usable_layers(self.records[name])[: 1 if self._lossy else 4]
 
     def side_file(self, index: int) -> bytes:
         """The bytes of ``metadata["files"][index]``."""
@@ -455,77 +496,34 @@ class Archive:
         """Step 10 for one tensor, given the base tensor of its name, if the base has it."""
         record = self.records[name]
         if "base" in record:
-            found = tensor and (tensor.dtype, list(tensor.shape), tensor_digest(tensor.data))
+            found = tensor and (tensor[0], list(tensor[1]), tensor_digest(tensor[2]))
             wanted = (record.get("base_dtype", record["dtype"]), record["shape"], record["base"])
-            need(found == wanted, f"the base tensor is {found}, not {wanted}", BaseMismatch)
+            with about(name): need(found == wanted, f"the base tensor is {found}, not {wanted}", BaseMismatch)
 
-    def decode(self, name: str, base_bytes: bytes | None = None) -> bytes:
-        """The bytes of the target tensor ``name``, checked; ``base_bytes`` are those of its base tensor.
-
-        Needed for ``add`` and ``keep``; for an alias, they are those of the base tensor of what it names.
-        """
+    def decode(self, name: str, base: bytes | None = None) -> bytes:
+        """The bytes of the target tensor ``name``; ``base`` are those of its base tensor (of what an alias names)."""
         record = self.records[name]
-        if record["op"] == "alias": return self.decode(record["of"], base_bytes)
+        if record["op"] == "alias": return self.decode(record["of"], base)
+        dtype, result = record.get("base_dtype", record["dtype"]), base or b""
+        self.check_base(name, None if base is None else (dtype, record["shape"], base))
         with about(name):
-            dtype, elements = record.get("base_dtype", record["dtype"]), math.prod(record["shape"])
-            self.check_base(name, None if base_bytes is None else Tensor(dtype, record["shape"], base_bytes))
-            result = base_bytes or b""
-            for index, layer in enumerate(usable_layers(record)):
-                self._afford(64 * elements, "a tensor")
-                result = apply_layer(layer, self._payload((name, index)), result, dtype, record["dtype"])
+            for index, layer in enumerate(self.layers(name)):
+                self._afford(64 * math.prod(record["shape"]), "a tensor")
+                codec = CODECS[layer["codec"]](layer, record, dtype)
+                result, dtype = codec.apply(self._payload((name, index)), result), record["dtype"]
                 need(tensor_digest(result) == layer["digest"], f"digest after layer {index}", Corrupt)
-                dtype = record["dtype"]
-            return result
-
-    def verify(self, base_tensors: Mapping[str, Tensor]) -> dict[str, str]:
-        """Decodes all side files and tensors (steps 10 to 12); returns the digest of each tensor."""
-        for name in self.names:
-            with about(name): self.check_base(name, base_tensors.get(name))
-        for index in range(len(self.metadata["files"])): self.side_file(index)
-        bases = {name: base_tensors.get(record.get("of", name)) for name, record in self.records.items()}
-        return {name: tensor_digest(self.decode(name, base and base.data)) for name, base in bases.items()}
+        return result
 
 @contextlib.contextmanager
 def about(name: str) -> Iterator[None]:
-    try:
-        yield
+    try: yield
     except DdctError as error:
         error.tensor = error.tensor or name
         raise
 
 @contextlib.contextmanager
-def open_archive(source: str | Path | bytes, budget: int = 1 << 30) -> Iterator[Archive]:
-    """Opens an archive (steps 1 to 9) for a ``with`` block; ``budget`` bounds each allocation, in bytes."""
+def open_archive(source: str | Path | bytes, budget: int = 1 << 30, lossy: bool = False) -> Iterator[Archive]:
+    """Opens an archive (steps 1 to 9) for a ``with`` block; ``budget`` bounds each allocation, in bytes. ``lossy``: at
+    most the first layer of each tensor, also of a file that ends behind those (section 9)."""
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
-        yield Archive(file, budget)
-
-def read_safetensors(data: bytes) -> dict[str, Tensor]:
-    """The tensors of a safetensors file without gaps; ValueError if it is not one."""
-    size = int.from_bytes(data[:8], "little")
-    header, body, tensors, end = json.loads(data[8 : 8 + size]), data[8 + size :], {}, 0
-    header.pop("__metadata__", None)
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        start, stop = entry["data_offsets"]
-        if start != end or (stop - start) * 8 != math.prod(entry["shape"]) * BITS[entry["dtype"]]:
-            raise ValueError(f"{name}: data_offsets")
-        tensors[name], end = Tensor(entry["dtype"], tuple(entry["shape"]), body[start:stop]), stop
-    if end != len(body): raise ValueError("bytes that belong to no tensor")
-    return tensors
-
-def status_of(error: DdctError) -> str: return re.sub("(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
-
-def main(arguments: list[str]) -> int:
-    """``conform ARCHIVE [BASE.safetensors]``: one line of JSON; every conforming reader prints the same but reasons."""
-    if len(arguments) not in (2, 3) or arguments[0] != "conform":
-        sys.exit("usage: ddct_reader.py conform ARCHIVE [BASE.safetensors]")
-    base = read_safetensors(Path(arguments[2]).read_bytes()) if len(arguments) == 3 else {}
-    try:
-        with open_archive(arguments[1]) as archive:
-            report: dict[str, Any] = {"status": "ok", "tensors": archive.verify(base)}
-    except DdctError as error:
-        report = {"status": status_of(error), "tensor": error.tensor, "reason": str(error)}
-    print(json.dumps(report))
-    return 0
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        yield Archive(file, budget, lossy)
