@@ -121,8 +121,18 @@ class StorageError(DdctError):
 
 
 class HubError(DdctError):
+    """Args:
+    retry_after: seconds for which the hub asked not to be asked again, if it did.
+    """
+
     code = "hub"
     exit_status = 11
+
+    def __init__(
+        self, reason: str, *, place: object = None, tensor: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(reason, place=place, tensor=tensor)
+        self.retry_after = retry_after
 
 
 class ConfigError(DdctError):

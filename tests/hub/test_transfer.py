@@ -36,9 +36,12 @@ def test_publishing_twice_changes_nothing(hub: Hub, make_object: MakeObject) -> 
     assert publish(hub, "run", thing.pointer(), thing.path) == before
 
 
-def test_publishing_after_a_crash_between_data_and_pointer_completes_it(hub: Hub, make_object: MakeObject) -> None:
+def test_publishing_after_a_crash_between_data_and_pointer_completes_it(
+    hub: Hub, make_object: MakeObject, tmp_path: Path
+) -> None:
     thing = make_object(b"archive")
-    hub.put_object(thing.sha256, thing.size, thing.path)
+    hub.put_archive("run", thing.pointer(), thing.path)
+    (tmp_path / "hub/refs/run.json").unlink()
     publish(hub, "run", thing.pointer(), thing.path)
     assert hub.get_pointer("run") == thing.pointer()
 
@@ -47,7 +50,7 @@ def test_the_same_content_in_another_compression_is_left_alone(hub: Hub, make_ob
     first, second = make_object(b"compressed"), make_object(b"compressed better")
     publish(hub, "run", first.pointer("c"), first.path)
     assert publish(hub, "run", second.pointer("c"), second.path) == first.pointer("c")
-    assert not hub.has_object(second.sha256, second.size)
+    assert not hub.has_archive("run", second.pointer("c"))
 
 
 def test_a_pointer_whose_object_is_lost_gets_its_object_back(hub: Hub, make_object: MakeObject, tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_a_pointer_whose_object_is_lost_gets_its_object_back(hub: Hub, make_obje
     for path in tmp_path.glob("hub/objects/*/*"):
         path.unlink()
     publish(hub, "run", thing.pointer(), thing.path)
-    assert hub.has_object(thing.sha256, thing.size)
+    assert hub.has_archive("run", thing.pointer())
 
 
 def test_another_model_under_the_name_is_not_overwritten(hub: Hub, make_object: MakeObject) -> None:
@@ -74,7 +77,7 @@ def test_what_the_publisher_published_itself_is_replaced(hub: Hub, make_object: 
     publish(hub, "run", old.pointer("1"), old.path)
     publish(hub, "run", new.pointer("2"), new.path, replaces=old.sha256)
     assert hub.get_pointer("run") == new.pointer("2")
-    assert hub.has_object(old.sha256, old.size)
+    assert hub.has_archive("run", old.pointer("1"))
 
 
 def test_an_archive_that_is_not_what_its_pointer_says_is_not_published(hub: Hub, make_object: MakeObject) -> None:
@@ -142,8 +145,7 @@ def test_a_published_file_that_is_no_sound_archive_is_named_by_hub_and_name(
     damaged = bytearray(archive.read_bytes())
     damaged[100] ^= 1
     thing = make_object(bytes(damaged))
-    hub.put_object(thing.sha256, thing.size, thing.path)
-    hub.put_pointer("tuned", thing.pointer())
+    hub.put_archive("tuned", thing.pointer(), thing.path)
     with pytest.raises(CorruptError) as caught:
         pull(hub, "tuned", model_pair[0], tmp_path / "out")
     assert caught.value.place == f"{hub.location}: tuned"
