@@ -10,6 +10,7 @@
 
     [base]
     path = "models/base"          # required: what the checkpoints were fine-tuned from
+    repo = "owner/base"           # where readers may find it: a hint in archives and model cards
 
     [pack]
     preset = "paper"
@@ -19,7 +20,11 @@
 
     [hub]
     path = "hub"                  # required: either path, a directory, or url
-    name = "my-run"               # required: checkpoints are published as my-run/checkpoint-10
+    url = "hf://owner/my-run"     # or file:///path, or s3://bucket/prefix
+    name = "my-run"               # checkpoints are published as my-run/checkpoint-10; by default as checkpoint-10
+    endpoint = "https://..."      # of services other than huggingface.co and Amazon's
+    token_file = "token"          # for hf://; readable by its owner only. By default what `hf auth login` stored
+    public = false                # whether a repository may be visible to everybody
 
     [state]
     path = "ddct-state"           # required: the daemon's own directory, made if it is not there
@@ -38,7 +43,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddct_format.errors import ConfigError, HubError
-from ddct_format.hub import check_name
+from ddct_format.hub import HubOptions, check_name
 
 __all__ = ["Config", "load_config"]
 
@@ -60,6 +65,8 @@ class Config:
     nice: int
     hub: str
     hub_name: str
+    hub_options: HubOptions
+    base_repo: str
     state_path: Path
     stop_seconds: float
 
@@ -94,9 +101,9 @@ def _build(document: dict[str, object], directory: Path) -> Config:
     if unknown:
         raise ConfigError(f"unknown section [{unknown[0]}]")
     watch = _Section(document, "watch", ("path", "settle_seconds", "plain_settle_seconds", "rescan_seconds"))
-    base = _Section(document, "base", ("path",))
+    base = _Section(document, "base", ("path", "repo"))
     pack = _Section(document, "pack", ("preset", "device", "threads", "nice"))
-    hub = _Section(document, "hub", ("path", "url", "name"))
+    hub = _Section(document, "hub", ("path", "url", "name", "endpoint", "token_file", "public"))
     state = _Section(document, "state", ("path", "stop_seconds"))
     return Config(
         watch_path=directory / watch.text("path"),
@@ -110,6 +117,12 @@ def _build(document: dict[str, object], directory: Path) -> Config:
         nice=pack.integer("nice", 10, 0, 19),
         hub=_hub_location(hub, directory),
         hub_name=_hub_name(hub),
+        hub_options=HubOptions(
+            endpoint=hub.text("endpoint") if hub.has("endpoint") else None,
+            token_file=str(directory / hub.text("token_file")) if hub.has("token_file") else None,
+            public=hub.boolean("public", False),
+        ),
+        base_repo=base.text("repo") if base.has("repo") else "",
         state_path=directory / state.text("path"),
         stop_seconds=state.seconds("stop_seconds", 20.0),
     )
@@ -122,6 +135,8 @@ def _hub_location(hub: _Section, directory: Path) -> str:
 
 
 def _hub_name(hub: _Section) -> str:
+    if not hub.has("name"):
+        return ""
     try:
         return check_name(hub.text("name"))
     except HubError as error:
@@ -164,6 +179,12 @@ class _Section:
         value = self._table.get(key, default)
         if type(value) is not int or not least <= value <= most:
             raise self._wrong(key, f"must be a whole number in {least} to {most}")
+        return value
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self._table.get(key, default)
+        if type(value) is not bool:
+            raise self._wrong(key, "must be true or false")
         return value
 
     def _wrong(self, key: str, reason: str) -> ConfigError:

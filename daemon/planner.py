@@ -109,6 +109,7 @@ def plan(
     policy: Policy,
     may_pack: bool = True,
     may_publish: bool = True,
+    hub_closed_for: float = 0.0,
 ) -> Plan:
     """Decide.
 
@@ -117,6 +118,7 @@ def plan(
         observations: every candidate that is there now.
         now: seconds since the epoch.
         may_pack, may_publish: whether a worker is free for it.
+        hub_closed_for: seconds for which the hub asked to be left alone.
     """
     there = {observation.name: observation for observation in observations}
     actions: list[Action] = []
@@ -127,7 +129,7 @@ def plan(
             continue
         if entry is not None and entry.archive and entry.stage in (Stage.PACKED, Stage.FAILED):
             # A verified archive is published even if its checkpoint was rotated away or rewritten since.
-            wait = _until_retry(entry, now)
+            wait = max(_until_retry(entry, now), hub_closed_for)
             waits.append(wait)
             if wait == 0 and may_publish:
                 actions.append(Publish(name))

@@ -59,6 +59,7 @@ class _Service:
         self._packing: Child | None = None
         self._publishing: Child | None = None
         self._stopping = False
+        self._hub_opens_at = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -118,7 +119,7 @@ class _Service:
 
     def _remove_hub_leftovers(self) -> None:
         try:
-            open_hub(self._config.hub).remove_leftovers()
+            open_hub(self._config.hub, self._config.hub_options).remove_leftovers()
         except HubError as error:
             _log.warning("the hub cannot be used now: %s", error)
 
@@ -132,6 +133,7 @@ class _Service:
                 policy=self._policy,
                 may_pack=self._packing is None,
                 may_publish=self._publishing is None,
+                hub_closed_for=max(0.0, self._hub_opens_at - time.monotonic()),
             )
             if not steps.actions:
                 return steps.wake_in
@@ -177,6 +179,7 @@ class _Service:
                 "device": config.device,
                 "threads": config.threads,
                 "nice": config.nice,
+                "base_hint": {"repo": config.base_repo} if config.base_repo else {},
             }
             reason = f"is packed with preset {config.preset}"
             self._save(replace(entry, stage=Stage.PACKING, reason=reason, resumable=action.resumable, archive=archive))
@@ -253,7 +256,7 @@ class _Service:
 
     def _published(self, entry: Entry, result: dict[str, Any]) -> None:
         if result["outcome"] != "published":
-            self._fail(entry, result["reason"])
+            self._fail(entry, result["reason"], at_least=result.get("retry_after") or 0.0)
             return
         archive = entry.archive
         self._save(
@@ -268,9 +271,11 @@ class _Service:
         )
         self._state.remove_archive(archive)
 
-    def _fail(self, entry: Entry, reason: str) -> None:
+    def _fail(self, entry: Entry, reason: str, *, at_least: float = 0.0) -> None:
+        """Note a failure; ``at_least``: seconds for which the hub wants to be left alone, by all checkpoints."""
         attempts = entry.attempts + 1
-        retry_at = time.time() + retry_delay(attempts)
+        self._hub_opens_at = max(self._hub_opens_at, time.monotonic() + at_least)
+        retry_at = time.time() + max(retry_delay(attempts), at_least)
         self._save(replace(entry, stage=Stage.FAILED, reason=reason, attempts=attempts, retry_at=retry_at))
 
     def _save(self, entry: Entry) -> None:

@@ -2,13 +2,13 @@
 
 Reads one JSON object in one line from standard input and writes one to standard output. Jobs::
 
-    {"job": "pack", "name", "watch", "fingerprint", "base", "out", "preset", "device", "threads", "nice"}
+    {"job": "pack", "name", "watch", "fingerprint", "base", "out", "preset", "device", "threads", "nice", "base_hint"}
       -> {"outcome": "packed", "report": {...}}
        | {"outcome": "changed", "reason"}     the checkpoint is not what the planner saw; pack discarded
        | {"outcome": "unusable", "reason"}    trying again will not help until the checkpoint changes
        | {"outcome": "failed", "reason"}
-    {"job": "publish", "name", "hub", "published_name", "archive", "pointer", "replaces"}
-      -> {"outcome": "published", "sha256"} | {"outcome": "failed", "reason"}
+    {"job": "publish", "name", "hub", "hub_options", "published_name", "archive", "pointer", "replaces"}
+      -> {"outcome": "published", "sha256"} | {"outcome": "failed", "reason", "retry_after"}
 
 When standard input ends, the daemon is dead, and so is the worker.
 """
@@ -104,6 +104,7 @@ def _pack_unchanged(job: Mapping[str, Any], listing: Listing, out: Path) -> Pack
             preset=job["preset"],
             device=job["device"],
             threads=job["threads"],
+            base_hint=job["base_hint"],
             verify=True,
         )
         source.check_unchanged()

@@ -67,7 +67,7 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         ('path = "runs"', "", r"\[watch\] path: is required"),
         ('path = "base"', "", r"\[base\] path: is required"),
         ('path = "state"', "", r"\[state\] path: is required"),
-        ('name = "my-run"', "", r"\[hub\] name: is required"),
+        ('name = "my-run"', 'name = "my-run"\npublic = 1', r"\[hub\] public: must be true or false"),
         ('path = "hub"', "", r"\[hub\] needs either path or url"),
         ('path = "hub"', 'path = "hub"\nurl = "file:///x"', r"\[hub\] needs either path or url"),
         ('name = "my-run"', 'name = "../up"', r"\[hub\] name: .*'\.\.'"),

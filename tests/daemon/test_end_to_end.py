@@ -229,7 +229,7 @@ def test_pull_on_the_command_line_brings_a_model_back(world: World, ddct: DdctCo
     again = ddct(*arguments)
     assert again.returncode == 8
     assert again.stderr.count("\n") == 1
-    assert ddct("pull", "s3://bucket", "x", "--base", world.base, world.root / "new").returncode == 11
+    assert ddct("pull", "ftp://bucket", "x", "--base", world.base, world.root / "new").returncode == 11
 
 
 def test_the_command_runs_the_daemon_and_refuses_a_bad_configuration(world: World, ddct: DdctCommand) -> None:

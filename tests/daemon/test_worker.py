@@ -44,6 +44,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
         "device": "reference",
         "threads": 1,
         "nice": 0,
+        "base_hint": {},
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from fractions import Fraction
 
+from codec.layers import base_bytes, layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,8 +13,6 @@ from ddct_format.backends import get_backend
 from ddct_format.codec.dctq import DctqParams, DctqPayload
 from ddct_format.codec.floats import float32_from_bytes
 from ddct_format.codec.transform import basis_matrix
-
-from codec.layers import base_bytes, layers
 
 
 def to_binary32(value: Fraction) -> Fraction:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from codec.layers import base_bytes, layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddct_format.backends import get_backend
 from ddct_format.codec.dctq import DctqParams, DctqPayload
-
-from codec.layers import base_bytes, layers
 
 DTYPES = ("BF16", "F16", "F32")
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from models import base_model, fine_tune, write_model
 
 from ddct_format import pack
-
-from models import base_model, fine_tune, write_model
 
 
 @pytest.fixture

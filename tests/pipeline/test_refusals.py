@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import base_model, fine_tune, write_model
 
 from ddct_format import errors, pack, unpack, verify
-
-from models import base_model, fine_tune, write_model
 
 
 def listing(directory: Path) -> set[str]:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import base_model, fine_tune, load, write_model
 from safetensors.torch import save_file
 
 from ddct_format import open_archive, open_checkpoint, pack, unpack, verify
 from ddct_format.backends import BACKENDS
-
-from models import base_model, fine_tune, load, write_model
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -54,7 +53,9 @@ def test_the_papers_decoder_keeps_the_mean_absolute_delta(tmp_path: Path) -> Non
     pack(write_model(tmp_path / "b", base_tensors), write_model(tmp_path / "t", tuned_tensors), tmp_path / "t.ddct")
     unpack(tmp_path / "t.ddct", tmp_path / "b", tmp_path / "out")
     wanted = (tuned_tensors["w"] - base_tensors["w"]).abs().mean()
-    assert float((load(tmp_path / "out")["w"] - base_tensors["w"]).abs().mean()) == pytest.approx(float(wanted), rel=1e-3)
+    assert float((load(tmp_path / "out")["w"] - base_tensors["w"]).abs().mean()) == pytest.approx(
+        float(wanted), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(("preset", "shares"), [("paper", (0.5, 0.5)), ("paper-mix", (0.3, 0.4, 0.3))])
