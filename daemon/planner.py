@@ -163,11 +163,15 @@ def _advance(entry: Entry | None, seen: Observation, now: float, policy: Policy)
         return None, 0
     if (wait := _until_retry(entry, now)) > 0:
         return None, wait
-    settle = policy.settle_seconds if seen.kind is Kind.TRAINER else policy.plain_settle_seconds
+    settle = policy.plain_settle_seconds if seen.kind in (Kind.PLAIN, Kind.LIGHTNING) else policy.settle_seconds
+    if entry.submitted:
+        settle = 0
     if seen.stable_seconds < settle:
         return _note_once(entry, f"waits until it has not changed for {settle:g} s"), (settle - seen.stable_seconds)
     if seen.verdict is None:
         return Inspect(seen.name), 0
+    if seen.verdict.unsupported:
+        return Note(seen.name, Stage.SKIPPED, f"cannot be packed: {seen.verdict.reason}", seen.fingerprint), 0
     if not seen.verdict.weights:
         return _note_once(entry, f"not finished: {seen.verdict.reason}"), 0
     return Pack(seen.name, seen.fingerprint, seen.verdict.resumable), 0

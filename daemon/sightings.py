@@ -34,6 +34,9 @@ class Sightings:
             if sighting is None or sighting.listing.fingerprint != listing.fingerprint:
                 sighting = _Sighting(listing, now, now)
             sighting.last = now
+            if sighting.verdict is not None and not sighting.verdict.weights:
+                # What is missing may be a file beside the checkpoint, which no fingerprint covers.
+                sighting.verdict = None
             current[listing.name] = sighting
         self._sightings = current
 
