@@ -7,6 +7,7 @@
     settle_seconds = 10           # a checkpoint must not change for so long
     plain_settle_seconds = 60     # the same for model directories that have no end marker
     rescan_seconds = 30           # a full listing at least so often, whatever the OS reports
+    events = true                 # false: listings alone, for file systems that report nothing
 
     [base]
     path = "models/base"          # required: what the checkpoints were fine-tuned from
@@ -16,7 +17,8 @@
     preset = "paper"
     device = "cpu"
     threads = 1                   # CPU threads of a pack
-    nice = 10                     # its scheduling priority, 0 (normal) to 19 (last)
+    nice = 10                     # its scheduling priority, 0 (normal) to 19 (last); its disk priority is idle
+    memory_megabytes = 8000       # a pack that needs more fails; by default there is no limit
 
     [hub]
     path = "hub"                  # required: either path, a directory, or url
@@ -29,6 +31,11 @@
     [state]
     path = "ddct-state"           # required: the daemon's own directory, made if it is not there
     stop_seconds = 20             # on SIGTERM, running work may take so long to end
+    reserve_megabytes = 500       # no pack begins while less is free on the state's disk
+
+    [status]
+    port = 9480                   # read-only page on 127.0.0.1; by default there is none
+    metrics = "ddct.prom"         # file for Prometheus' textfile collector; by default there is none
 
 Relative paths are relative to the directory of the configuration file.
 """
@@ -69,6 +76,11 @@ class Config:
     base_repo: str
     state_path: Path
     stop_seconds: float
+    events: bool = True
+    memory_bytes: int = 0
+    reserve_bytes: int = 500_000_000
+    status_port: int | None = None
+    metrics_path: Path | None = None
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
@@ -97,14 +109,15 @@ def load_config(path: str | os.PathLike[str]) -> Config:
 
 
 def _build(document: dict[str, object], directory: Path) -> Config:
-    unknown = sorted(set(document) - {"watch", "base", "pack", "hub", "state"})
+    unknown = sorted(set(document) - {"watch", "base", "pack", "hub", "state", "status"})
     if unknown:
         raise ConfigError(f"unknown section [{unknown[0]}]")
-    watch = _Section(document, "watch", ("path", "settle_seconds", "plain_settle_seconds", "rescan_seconds"))
+    watch = _Section(document, "watch", ("path", "settle_seconds", "plain_settle_seconds", "rescan_seconds", "events"))
     base = _Section(document, "base", ("path", "repo"))
-    pack = _Section(document, "pack", ("preset", "device", "threads", "nice"))
+    pack = _Section(document, "pack", ("preset", "device", "threads", "nice", "memory_megabytes"))
     hub = _Section(document, "hub", ("path", "url", "name", "endpoint", "token_file", "public"))
-    state = _Section(document, "state", ("path", "stop_seconds"))
+    state = _Section(document, "state", ("path", "stop_seconds", "reserve_megabytes"))
+    status = _Section(document, "status", ("port", "metrics"))
     return Config(
         watch_path=directory / watch.text("path"),
         settle_seconds=watch.seconds("settle_seconds", 10.0),
@@ -125,6 +138,11 @@ def _build(document: dict[str, object], directory: Path) -> Config:
         base_repo=base.text("repo") if base.has("repo") else "",
         state_path=directory / state.text("path"),
         stop_seconds=state.seconds("stop_seconds", 20.0),
+        events=watch.boolean("events", True),
+        memory_bytes=pack.integer("memory_megabytes", 0, 0, 1 << 32) * 1_000_000,
+        reserve_bytes=state.integer("reserve_megabytes", 500, 0, 1 << 32) * 1_000_000,
+        status_port=status.integer("port", 0, 0, 65535) if status.has("port") else None,
+        metrics_path=directory / status.text("metrics") if status.has("metrics") else None,
     )
 
 

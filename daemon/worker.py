@@ -2,7 +2,8 @@
 
 Reads one JSON object in one line from standard input and writes one to standard output. Jobs::
 
-    {"job": "pack", "name", "watch", "fingerprint", "base", "out", "preset", "device", "threads", "nice", "base_hint"}
+    {"job": "pack", "name", "watch", "fingerprint", "base", "out", "preset", "device", "threads", "nice", "memory",
+     "base_hint"}
       -> {"outcome": "packed", "report": {...}}
        | {"outcome": "changed", "reason"}     the checkpoint is not what the planner saw; pack discarded
        | {"outcome": "unusable", "reason"}    trying again will not help until the checkpoint changes
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ddct_format.errors import BaseMismatchError, CheckpointError, DdctError, StorageError
 
 from .listing import Listing, list_checkpoint
+from .priority import limit_memory, lower_priority
 
 if TYPE_CHECKING:
     from ddct_format import Checkpoint, PackReport
@@ -72,7 +74,8 @@ def run_pack(job: Mapping[str, Any]) -> dict[str, Any]:
 
     The checkpoint's files are open all the time, so that rotation cannot take them away.
     """
-    os.nice(job["nice"])
+    lower_priority(job["nice"])
+    limit_memory(job["memory"])
     watch, name, out = Path(job["watch"]), job["name"], Path(job["out"])
     before = list_checkpoint(watch, name)
     if before is None or before.fingerprint != job["fingerprint"]:

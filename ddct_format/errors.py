@@ -15,7 +15,8 @@ without reading text::
     ├── BudgetError                9   more memory or disk would be needed than the caller allows
     ├── StorageError              10   the operating system refused: no space, no permission, ...
     ├── HubError                  11   a hub refused, failed or answered nonsense
-    └── ConfigError               12   a configuration file or option is wrong
+    ├── ConfigError               12   a configuration file or option is wrong
+    └── NotDrainedError           13   the daemon did not publish everything in time
 
 Exit status 2 is a usage error (click's), 130 an interrupt.
 """
@@ -34,6 +35,7 @@ __all__ = [
     "DdctError",
     "HubError",
     "InvalidError",
+    "NotDrainedError",
     "OutputExistsError",
     "StorageError",
     "TruncatedError",
@@ -138,3 +140,8 @@ class HubError(DdctError):
 class ConfigError(DdctError):
     code = "config"
     exit_status = 12
+
+
+class NotDrainedError(DdctError):
+    code = "not-drained"
+    exit_status = 13

@@ -212,7 +212,7 @@ def test_status_shows_a_line_and_a_reason_per_checkpoint(world: World, ddct: Ddc
     assert first == f"daemon: running, process {daemon.pid}"
     assert line.startswith("checkpoint-1  published   as my-run/checkpoint-1, 0.04 MB -> ")
     status = json.loads(ddct("daemon", "status", "--config", world.config, "--json").stdout)
-    assert status["daemon"] == {"running": True, "process": daemon.pid}
+    assert status["daemon"] == {"running": True, "process": daemon.pid, "paused": False}
     assert status["checkpoints"][0]["sha256"] == world.pointers()["my-run/checkpoint-1"]["sha256"]
     world.stop()
 

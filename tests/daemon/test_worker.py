@@ -45,6 +45,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
         "threads": 1,
         "nice": 0,
         "base_hint": {},
+        "memory": 0,
     }
 
 
