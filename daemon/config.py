@@ -12,6 +12,7 @@
     [base]
     path = "models/base"          # required: what the checkpoints were fine-tuned from
     repo = "owner/base"           # where readers may find it: a hint in archives and model cards
+    others = ["models/large"]     # more bases: each checkpoint's is found by its tensors
 
     [pack]
     preset = "paper"
@@ -37,6 +38,11 @@
     port = 9480                   # read-only page on 127.0.0.1; by default there is none
     metrics = "ddct.prom"         # file for Prometheus' textfile collector; by default there is none
 
+    [retention]                   # without this section nothing of yours is ever removed
+    keep_last = 3                 # required: newest checkpoints of each run that stay
+    keep_every = 1000             # steps that stay for good; by default none do. The Trainer's best always stays
+    dry_run = true                # only log what would be removed
+
 Relative paths are relative to the directory of the configuration file.
 """
 
@@ -51,6 +57,8 @@ from pathlib import Path
 
 from ddct_format.errors import ConfigError, HubError
 from ddct_format.hub import HubOptions, check_name
+
+from .retention import RetentionPolicy
 
 __all__ = ["Config", "load_config"]
 
@@ -81,6 +89,8 @@ class Config:
     reserve_bytes: int = 500_000_000
     status_port: int | None = None
     metrics_path: Path | None = None
+    other_bases: tuple[Path, ...] = ()
+    retention: RetentionPolicy | None = None
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
@@ -109,11 +119,11 @@ def load_config(path: str | os.PathLike[str]) -> Config:
 
 
 def _build(document: dict[str, object], directory: Path) -> Config:
-    unknown = sorted(set(document) - {"watch", "base", "pack", "hub", "state", "status"})
+    unknown = sorted(set(document) - {"watch", "base", "pack", "hub", "state", "status", "retention"})
     if unknown:
         raise ConfigError(f"unknown section [{unknown[0]}]")
     watch = _Section(document, "watch", ("path", "settle_seconds", "plain_settle_seconds", "rescan_seconds", "events"))
-    base = _Section(document, "base", ("path", "repo"))
+    base = _Section(document, "base", ("path", "repo", "others"))
     pack = _Section(document, "pack", ("preset", "device", "threads", "nice", "memory_megabytes"))
     hub = _Section(document, "hub", ("path", "url", "name", "endpoint", "token_file", "public"))
     state = _Section(document, "state", ("path", "stop_seconds", "reserve_megabytes"))
@@ -142,7 +152,22 @@ def _build(document: dict[str, object], directory: Path) -> Config:
         memory_bytes=pack.integer("memory_megabytes", 0, 0, 1 << 32) * 1_000_000,
         reserve_bytes=state.integer("reserve_megabytes", 500, 0, 1 << 32) * 1_000_000,
         status_port=status.integer("port", 0, 0, 65535) if status.has("port") else None,
+        other_bases=tuple(directory / other for other in base.texts("others")),
+        retention=_retention(document),
         metrics_path=directory / status.text("metrics") if status.has("metrics") else None,
+    )
+
+
+def _retention(document: dict[str, object]) -> RetentionPolicy | None:
+    section = _Section(document, "retention", ("keep_last", "keep_every", "dry_run"))
+    if "retention" not in document:
+        return None
+    if not section.has("keep_last"):
+        raise ConfigError("[retention] keep_last: is required")
+    return RetentionPolicy(
+        keep_last=section.integer("keep_last", 1, 1, 1 << 32),
+        keep_every=section.integer("keep_every", 0, 0, 1 << 32),
+        dry_run=section.boolean("dry_run", True),
     )
 
 
@@ -183,6 +208,12 @@ class _Section:
             raise self._wrong(key, "is required")
         if not isinstance(value, str) or not value or not value.isprintable():
             raise self._wrong(key, "must be a text of printable characters")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        value = self._table.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(text, str) and text.isprintable() for text in value):
+            raise self._wrong(key, "must be a list of texts")
         return value
 
     def seconds(self, key: str, default: float, *, least: float = 0.0) -> float:

@@ -11,9 +11,10 @@ from ddct_format.errors import HubError
 from ddct_format.hub import HubOptions, Pointer, annotate_archive, check_name, open_hub, publish
 
 from .config import Config
+from .retention import remove_checkpoint, verify_remote
 from .state import Entry
 
-__all__ = ["publish_job", "published_name", "run_publish"]
+__all__ = ["publish_job", "published_name", "remove_job", "run_publish", "run_remove"]
 
 
 def published_name(config: Config, name: str) -> str:
@@ -41,6 +42,30 @@ def publish_job(config: Config, entry: Entry, archive: Path) -> dict[str, object
         },
         "replaces": entry.published_sha256 or None,
     }
+
+
+def remove_job(config: Config, entry: Entry) -> dict[str, object]:
+    """The worker's job to remove the local original of a published entry."""
+    return {
+        "job": "remove",
+        "name": entry.name,
+        "watch": str(config.watch_path),
+        "fingerprint": entry.fingerprint,
+        "hub": config.hub,
+        "hub_options": asdict(config.hub_options),
+        "published_name": published_name(config, entry.name),
+        "sha256": entry.published_sha256,
+        "log": str(config.state_path / "retention.log"),
+        "why": f"published as {published_name(config, entry.name)}, sha256 {entry.published_sha256}, read back now",
+    }
+
+
+def run_remove(job: Mapping[str, Any]) -> dict[str, object]:
+    """Read the hub's copy back, compare it, and only then remove the original."""
+    verify_remote(job["hub"], HubOptions(**job["hub_options"]), job["published_name"], job["sha256"])
+    if remove_checkpoint(Path(job["watch"]), job["name"], job["fingerprint"], Path(job["log"]), job["why"]):
+        return {"outcome": "removed"}
+    return {"outcome": "failed", "reason": "it changed meanwhile; nothing was removed"}
 
 
 def run_publish(job: Mapping[str, Any]) -> dict[str, object]:

@@ -8,6 +8,7 @@ is the default.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -22,7 +23,9 @@ from ddct_format.hub import HubOptions, open_hub
 from .listing import Kind, Listing, list_checkpoint
 from .state import Entry, Stage
 
-__all__ = ["RetentionPolicy", "removable", "remove_checkpoint", "verify_remote"]
+__all__ = ["RetentionPolicy", "best_checkpoints", "removable", "remove_checkpoint", "verify_remote"]
+
+_MAX_STATE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,23 @@ def removable(
             if not kept and published and entry is not None and entry.fingerprint == listing.fingerprint:
                 found.append(listing.name)
     return found
+
+
+def best_checkpoints(listings: Iterable[Listing]) -> set[str]:
+    """Names of the checkpoints that any trainer_state.json calls the best of its run."""
+    best = set()
+    for listing in listings:
+        if listing.kind is not Kind.TRAINER:
+            continue
+        try:
+            with (listing.path / "trainer_state.json").open("rb") as file:
+                named = json.loads(file.read(_MAX_STATE_BYTES)).get("best_model_checkpoint")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+        if isinstance(named, str):
+            # As the Trainer saw it, perhaps from another directory or machine: only the last part is certain.
+            best.add((PurePosixPath(listing.name).parent / PurePosixPath(named).name).as_posix())
+    return best
 
 
 def verify_remote(location: str, options: HubOptions, name: str, sha256: str) -> None:

@@ -26,7 +26,8 @@ from .metrics import write_metrics
 from .notify import Notifier
 from .page import StatusPage
 from .planner import Action, Inspect, Note, Pack, Policy, Publish, plan, retry_delay
-from .publish import publish_job, published_name
+from .publish import publish_job, published_name, remove_job
+from .retention import best_checkpoints, removable
 from .sightings import Sightings
 from .state import Entry, Journal, Stage, recover
 from .state_directory import StateDirectory
@@ -39,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 _LEAST_RESCAN_SECONDS = 0.5
 """Between two listings, however many events come: a checkpoint being written causes thousands."""
+
+_RETENTION_PAUSE_SECONDS = 3600.0
+"""Between two attempts to remove the same checkpoint, or two lines about a dry run."""
 
 
 def run(config: Config) -> None:
@@ -65,6 +69,8 @@ class _Service:
         self._notifier = Notifier()
         self._packing: Child | None = None
         self._publishing: Child | None = None
+        self._removing: Child | None = None
+        self._retention_waits: dict[str, float] = {}
         self._stopping = False
         self._hub_opens_at = time.monotonic()
         self._selector = selectors.DefaultSelector()
@@ -213,6 +219,7 @@ class _Service:
                 hub_closed_for=max(0.0, self._hub_opens_at - time.monotonic()),
             )
             if not steps.actions:
+                self._retain()
                 return steps.wake_in
             for action in steps.actions:
                 self._do(action)
@@ -252,14 +259,14 @@ class _Service:
                 "name": action.name,
                 "watch": str(config.watch_path),
                 "fingerprint": action.fingerprint,
-                "base": str(config.base_path),
+                "bases": [str(base) for base in (config.base_path, *config.other_bases)],
                 "out": str(self._state.archive(archive)),
                 "preset": config.preset,
                 "device": config.device,
                 "threads": config.threads,
                 "nice": config.nice,
                 "memory": config.memory_bytes,
-                "base_hint": {"repo": config.base_repo} if config.base_repo else {},
+                "base_names": {str(config.base_path): config.base_repo} if config.base_repo else {},
             }
             reason = f"is packed with preset {config.preset}"
             self._save(replace(entry, stage=Stage.PACKING, reason=reason, resumable=action.resumable, archive=archive))
@@ -268,6 +275,35 @@ class _Service:
             self._fail(entry, str(error))
             return
         self._selector.register(self._packing, selectors.EVENT_READ)
+
+    def _retain(self) -> None:
+        """Begin to remove one local original that is not to be kept, if nothing else is going on."""
+        policy = self._config.retention
+        if policy is None or self._children() or self._state.paused:
+            return
+        listings = self._sightings.listings()
+        for name in removable(self._entries, listings, best_checkpoints(listings), policy):
+            entry = self._entries[name]
+            if time.monotonic() < self._retention_waits.get(name, 0.0):
+                continue
+            self._retention_waits[name] = time.monotonic() + _RETENTION_PAUSE_SECONDS
+            if policy.dry_run:
+                _log.info("%s: retention would remove it (dry run)", name)
+                continue
+            try:
+                self._removing = Child(remove_job(self._config, entry))
+            except DdctError as error:
+                _log.warning("%s: not removed: %s", name, error)
+                return
+            self._selector.register(self._removing, selectors.EVENT_READ)
+            return
+
+    def _removed(self, entry: Entry, result: dict[str, Any]) -> None:
+        if result["outcome"] != "removed":
+            _log.warning("%s: not removed: %s", entry.name, result["reason"])
+            return
+        now = time.time()
+        self._save(replace(entry, verified_at=now, removed_at=now))
 
     def _start_publish(self, entry: Entry) -> None:
         try:
@@ -300,7 +336,10 @@ class _Service:
             return False
         self._selector.unregister(child)
         result = child.result()
-        if child is self._packing:
+        if child is self._removing:
+            self._removing = None
+            self._removed(self._entries[child.name], result)
+        elif child is self._packing:
             self._packing = None
             self._packed(self._entries[child.name], result)
         else:
@@ -377,7 +416,7 @@ class _Service:
             _log.warning("metrics cannot be written: %s", error)
 
     def _children(self) -> list[Child]:
-        return [child for child in (self._packing, self._publishing) if child is not None]
+        return [child for child in (self._packing, self._publishing, self._removing) if child is not None]
 
     def _stop(self) -> None:
         """Let running work end within the budget, then abandon it, cleanly."""
@@ -394,10 +433,12 @@ class _Service:
             self._selector.unregister(child)
             child.kill()
             entry = self._entries[child.name]
+            if child is self._removing:
+                continue
             if child is self._packing:
                 self._state.remove_archive(entry.archive)
                 entry = replace(entry, archive="")
             else:
                 self._remove_hub_leftovers()
             self._save(recover(entry, archive_there=bool(entry.archive)))
-        self._packing = self._publishing = None
+        self._packing = self._publishing = self._removing = None

@@ -43,6 +43,9 @@ class Sightings:
     def listing(self, name: str) -> Listing:
         return self._sightings[name].listing
 
+    def listings(self) -> list[Listing]:
+        return [sighting.listing for sighting in self._sightings.values()]
+
     def judge(self, name: str, verdict: Verdict) -> None:
         """Keep the verdict until the checkpoint changes."""
         self._sightings[name].verdict = verdict

@@ -42,6 +42,7 @@ def describe(entry: Entry, now: float) -> str:
             f"{entry.reason}, {_megabytes(entry.original_size)} -> {_megabytes(entry.size)}, "
             f"{entry.bits_per_weight:.2f} bits per weight{error}"
             + (", with training state left out" if entry.resumable else "")
+            + (", local original removed" if entry.removed_at else "")
         )
     if entry.stage is Stage.FAILED:
         step = "publish" if entry.archive else "pack"

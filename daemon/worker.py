@@ -2,14 +2,16 @@
 
 Reads one JSON object in one line from standard input and writes one to standard output. Jobs::
 
-    {"job": "pack", "name", "watch", "fingerprint", "base", "out", "preset", "device", "threads", "nice", "memory",
-     "base_hint"}
+    {"job": "pack", "name", "watch", "fingerprint", "bases", "out", "preset", "device", "threads", "nice", "memory",
+     "base_names"}
       -> {"outcome": "packed", "report": {...}}
        | {"outcome": "changed", "reason"}     the checkpoint is not what the planner saw; pack discarded
        | {"outcome": "unusable", "reason"}    trying again will not help until the checkpoint changes
        | {"outcome": "failed", "reason"}
     {"job": "publish", "name", "hub", "hub_options", "published_name", "archive", "pointer", "replaces"}
       -> {"outcome": "published", "sha256"} | {"outcome": "failed", "reason", "retry_after"}
+    {"job": "remove", "name", "watch", "fingerprint", "hub", "hub_options", "published_name", "sha256", "log", "why"}
+      -> {"outcome": "removed"} | {"outcome": "failed", "reason"}     the hub's copy was read back and compared
 
 When standard input ends, the daemon is dead, and so is the worker.
 """
@@ -58,9 +60,9 @@ def _run(job: Mapping[str, Any]) -> dict[str, object]:
     try:
         if job["job"] == "pack":
             return run_pack(job)
-        from .publish import run_publish
+        from .publish import run_publish, run_remove
 
-        return run_publish(job)
+        return run_remove(job) if job["job"] == "remove" else run_publish(job)
     except DdctError as error:
         return {"outcome": "failed", "reason": str(error)}
     except MemoryError:
@@ -87,7 +89,9 @@ def run_pack(job: Mapping[str, Any]) -> dict[str, Any]:
     except DdctError as error:
         after = list_checkpoint(watch, name)
         if after is not None and after.fingerprint == before.fingerprint:
-            about_base = error.place is not None and Path(error.place).is_relative_to(job["base"])
+            about_base = error.place is not None and any(
+                Path(error.place).is_relative_to(base) for base in job["bases"]
+            )
             hopeless = isinstance(error, CheckpointError) and not about_base
             return {"outcome": "unusable" if hopeless else "failed", "reason": str(error)}
     out.unlink(missing_ok=True)
@@ -97,17 +101,22 @@ def run_pack(job: Mapping[str, Any]) -> dict[str, Any]:
 def _pack_unchanged(job: Mapping[str, Any], listing: Listing, out: Path) -> PackReport:
     from ddct_format import open_archive, open_checkpoint, pack
 
-    with open_checkpoint(job["base"]) as base, open_checkpoint(listing.path) as source:
+    from .bases import choose_base
+
+    # The first base's repository is the only one with a configured name.
+    base_path = choose_base([Path(base) for base in job["bases"]], listing.path, job["base_names"])
+    hint = {"repo": job["base_names"][str(base_path)]} if str(base_path) in job["base_names"] else {}
+    with open_checkpoint(base_path) as base, open_checkpoint(listing.path) as source:
         _check_relation(base, source)
         side_files = {file.path for file in source.side_files()}
         report = pack(
-            job["base"],
+            base_path,
             listing.path,
             out,
             preset=job["preset"],
             device=job["device"],
             threads=job["threads"],
-            base_hint=job["base_hint"],
+            base_hint=hint,
             verify=True,
         )
         source.check_unchanged()
