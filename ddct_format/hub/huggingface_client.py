@@ -117,7 +117,8 @@ class Client:
             _check_status(response)
             # A hub that ignores ranges sends all, again.
             skip = offset if response.status_code == 200 else 0
-            for piece in response.iter_bytes(1 << 16):
+            # As they come: a size to collect would lose the last ones when the connection breaks.
+            for piece in response.iter_bytes():
                 useful = piece[skip:]
                 skip = max(0, skip - len(piece))
                 if useful and limit > 0:

@@ -35,6 +35,9 @@ class MiniHub:
     def fault(self, match: str, mode: str, **details: object) -> None:
         self._ask("/_fault", {"match": match, "mode": mode, **details})
 
+    def clear_faults(self) -> None:
+        self._ask("/_clear", {})
+
     def set_token(self, token: str) -> None:
         self._ask("/_token", token)
 

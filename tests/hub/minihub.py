@@ -13,8 +13,8 @@ expression on "METHOD path"), ``mode``, ``times`` and what the mode needs:
     cut     send half of the answer, then close the connection
     slow    wait ``seconds`` first
 
-``POST /_token`` sets the one valid token; ``GET /_log`` gives the requests so far; ``GET /_repositories`` the titles
-of all commits and the files of the head, as digests.
+``POST /_clear`` removes all faults, ``POST /_token`` sets the one valid token; ``GET /_log`` gives the requests so far;
+``GET /_repositories`` the titles of all commits and the files of the head, as digests.
 """
 
 from __future__ import annotations
@@ -303,6 +303,8 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             if self.path_only == "/_fault":
                 self.server.faults.append(json.loads(body))
+            elif self.path_only == "/_clear":
+                self.server.faults.clear()
             elif self.path_only == "/_token":
                 self.server.token = json.loads(body)
             elif self.path_only == "/_log":

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_objects import MakeObject
+from hub_servers import MiniHub
 from safetensors.numpy import load_file
 
 from ddct_format import pack, unpack
 from ddct_format.errors import BaseMismatchError, CorruptError, HubError, OutputExistsError
-from ddct_format.hub import Hub, describe_archive, open_hub, publish, pull, push
+from ddct_format.hub import Hub, HubOptions, describe_archive, open_hub, publish, pull, push
 
 
 @pytest.fixture
@@ -102,6 +106,46 @@ def test_push_and_pull_bring_back_the_same_bits(
     assert pulled.read_bytes() == direct.read_bytes()
     assert load_file(pulled).keys() == load_file(base / "model.safetensors").keys()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_pull_that_breaks_keeps_what_came_and_the_next_one_goes_on(
+    hf_lfs: MiniHub, archive: Path, model_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    options = HubOptions(endpoint=hf_lfs.url, token_file=str(hf_lfs.token_file))
+    remote = open_hub("hf://acme/pulled", options)
+    pointer = push(remote, "tuned", archive)
+    hf_lfs.fault(f"GET /_lfs/{pointer.sha256}", "cut")
+    hf_lfs.fault(f"GET /_lfs/{pointer.sha256}", "status", status=403, times=20)
+    with pytest.raises(HubError):
+        pull(remote, "tuned", model_pair[0], tmp_path / "out")
+    (part,) = tmp_path.glob(".out.*")
+    assert 0 < part.stat().st_size < pointer.size
+    assert not (tmp_path / "out").exists()
+    missing = pointer.size - part.stat().st_size
+    hf_lfs.clear_faults()
+    report = pull(open_hub("hf://acme/pulled", options), "tuned", model_pair[0], tmp_path / "out")
+    assert report.fetched == missing
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_commands_push_list_and_pull(
+    hf_lfs: MiniHub, archive: Path, model_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    reach = ["--endpoint", hf_lfs.url, "--token-file", str(hf_lfs.token_file), "--json"]
+    hub = "hf://acme/commands"
+
+    def ddct(*arguments: object) -> dict[str, Any]:
+        command = [sys.executable, "-m", "ddct_format", *map(str, arguments), *reach]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    assert ddct("push", archive, hub, "tuned")["sha256"] == describe_archive(archive).sha256
+    assert ddct("hub", "list", hub) == {"names": ["tuned"]}
+    report = ddct("pull", hub, "tuned", tmp_path / "out", "--base", model_pair[0])
+    assert report["applied"] == report["tensors"] == 4
+    files = hf_lfs.repository("acme/commands")["files"]
+    assert sorted(files) == [".gitattributes", "README.md", "tuned/ddct.json", "tuned/model.ddct"]
 
 
 def test_pulling_a_name_that_is_not_there(hub: Hub, model_pair: tuple[Path, Path], tmp_path: Path) -> None:
