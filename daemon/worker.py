@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from ddct_format.errors import BaseMismatchError, CheckpointError, DdctError, StorageError
 
 from .listing import Listing, list_checkpoint
-from .priority import limit_memory, lower_priority
+from .priority import drop_from_cache, limit_memory, lower_priority
 
 if TYPE_CHECKING:
     from ddct_format import Checkpoint, PackReport
@@ -84,6 +84,7 @@ def run_pack(job: Mapping[str, Any]) -> dict[str, Any]:
         return {"outcome": "changed", "reason": "it changed before it was packed"}
     try:
         report = _pack_unchanged(job, before, out)
+        drop_from_cache(before.path / file.path for file in before.files)
         if before.same_or_removed(list_checkpoint(watch, name)):
             return {"outcome": "packed", "report": report.as_dict()}
     except DdctError as error:
