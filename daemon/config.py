@@ -15,7 +15,7 @@
     others = ["models/large"]     # more bases: each checkpoint's is found by its tensors
 
     [pack]
-    preset = "paper"
+    preset = "balanced"
     device = "cpu"
     threads = 1                   # CPU threads of a pack
     nice = 10                     # its scheduling priority, 0 (normal) to 19 (last); its disk priority is idle
@@ -134,7 +134,7 @@ def _build(document: dict[str, object], directory: Path) -> Config:
         plain_settle_seconds=watch.seconds("plain_settle_seconds", 60.0),
         rescan_seconds=watch.seconds("rescan_seconds", 30.0, least=0.05),
         base_path=directory / base.text("path"),
-        preset=pack.text("preset", "paper"),
+        preset=pack.text("preset", "balanced"),
         device=pack.text("device", "cpu"),
         threads=pack.integer("threads", 1, 1, 1024),
         nice=pack.integer("nice", 10, 0, 19),

@@ -16,7 +16,8 @@ without reading text::
     ├── StorageError              10   the operating system refused: no space, no permission, ...
     ├── HubError                  11   a hub refused, failed or answered nonsense
     ├── ConfigError               12   a configuration file or option is wrong
-    └── NotDrainedError           13   the daemon did not publish everything in time
+    ├── QualityError              13   the archive would be worse than its maker allows
+    └── NotDrainedError           14   the daemon did not publish everything in time
 
 Exit status 2 is a usage error (click's), 130 an interrupt.
 """
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidError",
     "NotDrainedError",
     "OutputExistsError",
+    "QualityError",
     "StorageError",
     "TruncatedError",
     "UnsupportedError",
@@ -142,6 +144,11 @@ class ConfigError(DdctError):
     exit_status = 12
 
 
+class QualityError(DdctError):
+    code = "quality"
+    exit_status = 13
+
+
 class NotDrainedError(DdctError):
     code = "not-drained"
-    exit_status = 13
+    exit_status = 14

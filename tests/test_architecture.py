@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ddct_daemon
 import pytest
 
+import ddct_daemon
 import ddct_format
 import ddct_format.hub
 

@@ -85,7 +85,7 @@ def resume_command(config: Path) -> None:
     "--timeout", type=click.FloatRange(min=0), default=600, show_default=True, help="Seconds to wait at most."
 )
 def drain_command(config: Path, timeout: float) -> None:
-    """Wait until every finished checkpoint is published; exit status 13 if that takes too long.
+    """Wait until every finished checkpoint is published; exit status 14 if that takes too long.
 
     For Slurm epilogs and preStop hooks. Failures are tried again at once.
     """

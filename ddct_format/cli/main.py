@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -52,6 +53,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit: 0, a status of :mod:`ddct_format.errors`, 2 for usage, 130 for an interrupt."""
+    # Tensors are the unit of parallelism; threads inside each operation would only wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status: Any = cli.main(prog_name="ddct", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

@@ -16,14 +16,36 @@ __all__ = ["command"]
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--base", required=True, type=click.Path(path_type=Path), help="The base model that it was made for.")
+@click.option("--lossy", is_flag=True, help="The lossy first layer only; works if the end of ARCHIVE is missing, too.")
+@click.option("--exact", is_flag=True, help="Refuse an archive that does not restore the fine-tune bit for bit.")
 @click.option("--device", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="Who computes.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
 @json_option
-def command(archive: Path, out: Path, base: Path, device: str, threads: int | None, as_json: bool) -> None:
+def command(
+    archive: Path,
+    out: Path,
+    base: Path,
+    lossy: bool,
+    exact: bool,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
     """Restore the model directory OUT from ARCHIVE and its base."""
     from ..pipeline.unpack import unpack
 
-    report = unpack(archive, base, out, device=device, threads=threads, progress=show_progress(as_json))
+    if lossy and exact:
+        raise click.UsageError("--lossy and --exact exclude one another")
+    report = unpack(
+        archive,
+        base,
+        out,
+        lossy=lossy,
+        exact=exact,
+        device=device,
+        threads=threads,
+        progress=show_progress(as_json),
+    )
     if as_json:
         print_json(report.as_dict())
         return

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..container.records import TensorRecord
+from ..container.records import Layer, TensorRecord
 from ..errors import InvalidError, UnsupportedError
-from . import dctq, raw
+from . import dctq, raw, ulp
 from .floats import FLOAT_DTYPES
 
 if TYPE_CHECKING:
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["CODECS", "apply_layer", "check_layer", "usable_layers"]
 
-CODECS = (dctq.NAME, raw.NAME)
+CODECS = (dctq.NAME, raw.NAME, ulp.NAME)
 
 
-def check_layer(tensor: TensorRecord, index: int) -> None:
+def check_layer(tensor: TensorRecord, index: int) -> bool:
     """Check one layer without its payload: codec known, parameters valid, size possible (order of refusal, step 8).
+
+    Returns:
+        Whether the codec is known; if not, this layer and those after it are skipped.
 
     Raises:
         UnsupportedError: the codec is unknown and the layer may not be skipped.
@@ -31,24 +34,36 @@ def check_layer(tensor: TensorRecord, index: int) -> None:
     if layer.codec not in CODECS:
         if layer.must_understand or index == 0:
             raise UnsupportedError(f"layer {index} uses the unknown codec {layer.codec!r}", tensor=tensor.name)
-        return
+        return False
     try:
         if layer.codec == raw.NAME:
             if index > 0 or tensor.op != "replace":
                 raise InvalidError("raw.v1 starts from nothing: it is the first layer of a tensor that is replaced")
-            raw.parse_params(layer.params, tensor.nbytes)
+            raw.parse_params(_defined(layer), tensor.nbytes)
             smallest = largest = tensor.nbytes
+        elif layer.codec == ulp.NAME:
+            if index == 0 and tensor.op != "add":
+                raise InvalidError("ulp.v1 needs a prediction: a base, or the layer before it")
+            if _dtype_before(tensor, index) not in FLOAT_DTYPES:
+                raise InvalidError(f"ulp.v1 works on {', '.join(FLOAT_DTYPES)} only")
+            smallest, largest = ulp.UlpParams.parse(_defined(layer), tensor.elements, tensor.dtype).size_bounds()
         else:
             if index > 0 or tensor.op != "add":
                 raise InvalidError("dctq.v1 starts from a base: it is the first layer of a tensor that is added")
             if tensor.dtype not in FLOAT_DTYPES or (tensor.base_dtype or tensor.dtype) not in FLOAT_DTYPES:
                 raise InvalidError(f"dctq.v1 works on {', '.join(FLOAT_DTYPES)} only")
-            params = dctq.DctqParams.parse(layer.params, tensor.elements)
+            params = dctq.DctqParams.parse(_defined(layer), tensor.elements)
             smallest, largest = params.size_bounds()
         if not smallest <= layer.size <= largest:
             raise InvalidError(f"{layer.codec} cannot have a payload of {layer.size} bytes here")
     except InvalidError as error:
         raise error.at(tensor=tensor.name) from None
+    return True
+
+
+def _defined(layer: Layer) -> dict[str, object]:
+    """The parameters without private ones (section 5)."""
+    return {name: value for name, value in layer.params.items() if not name.startswith("x-")}
 
 
 def usable_layers(tensor: TensorRecord) -> int:
@@ -69,7 +84,8 @@ def apply_layer(
     """The tensor's bytes after a layer that :func:`check_layer` has accepted.
 
     Args:
-        before: the bytes before the layer: the base tensor's for the first layer of ``add``, nothing for ``replace``.
+        before: the bytes before the layer: the base tensor's for the first layer of ``add``, nothing for that of
+            ``replace``, the result of the layer before for any other.
 
     Raises:
         InvalidError: the payload breaks the specification.
@@ -77,10 +93,18 @@ def apply_layer(
     layer = tensor.layers[index]
     try:
         if layer.codec == raw.NAME:
-            return raw.join_planes(payload, raw.parse_params(layer.params, tensor.nbytes))
+            return raw.join_planes(payload, raw.parse_params(_defined(layer), tensor.nbytes))
         assert before is not None
-        params = dctq.DctqParams.parse(layer.params, tensor.elements)
+        if layer.codec == ulp.NAME:
+            exact = ulp.UlpParams.parse(_defined(layer), tensor.elements, tensor.dtype)
+            return ulp.apply_ulp(exact, payload, before, _dtype_before(tensor, index))
+        params = dctq.DctqParams.parse(_defined(layer), tensor.elements)
         fields = dctq.parse_payload(params, payload)
         return backend.apply(params, fields, before, tensor.base_dtype or tensor.dtype, tensor.dtype)
     except InvalidError as error:
         raise error.at(tensor=tensor.name) from None
+
+
+def _dtype_before(tensor: TensorRecord, index: int) -> str:
+    """The element type of what a layer is applied to."""
+    return tensor.dtype if index else tensor.base_dtype or tensor.dtype

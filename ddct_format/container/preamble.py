@@ -65,12 +65,13 @@ def build_preamble(preamble: Preamble) -> bytes:
     return fields + _CHECKSUM.pack(google_crc32c.value(fields))
 
 
-def parse_preamble(data: bytes, actual_size: int) -> Preamble:
+def parse_preamble(data: bytes, actual_size: int, *, allow_truncated: bool = False) -> Preamble:
     """Check the beginning of a file, in the order of spec section 9, steps 1 to 4.
 
     Args:
         data: the first 64 bytes of the file, or all of it if it is shorter.
         actual_size: bytes of the whole file.
+        allow_truncated: accept that bytes are missing after the preamble.
 
     Raises:
         TruncatedError, CorruptError, UnsupportedError, InvalidError: as section 9 says.
@@ -125,7 +126,7 @@ def parse_preamble(data: bytes, actual_size: int) -> Preamble:
     )
     if preamble.chunks_offset > file_size:
         raise InvalidError(f"metadata and chunk table do not fit in a file of {file_size} bytes")
-    if actual_size < file_size:
+    if actual_size < file_size and not allow_truncated:
         raise TruncatedError(f"only {actual_size} of {file_size} bytes exist")
     if actual_size > file_size:
         raise InvalidError(f"{actual_size - file_size} bytes follow the archive's end")

@@ -25,8 +25,8 @@ __all__ = ["DEFAULT_BUDGET", "ArchiveReader", "LayerCheck", "OnChunk"]
 DEFAULT_BUDGET: Final = 8 << 30
 """Bytes that opening an archive, or reading one payload, may allocate unless the caller says otherwise."""
 
-LayerCheck = Callable[[TensorRecord, int], None]
-"""Checks one layer of one tensor against its codec; raises UnsupportedError or InvalidError."""
+LayerCheck = Callable[[TensorRecord, int], bool]
+"""Checks one layer of one tensor against its codec; raises UnsupportedError or InvalidError. False: it is skipped."""
 
 OnChunk = Callable[[int, int], None]
 """Told how many chunks are done, and how many there are."""
@@ -65,13 +65,21 @@ class ArchiveReader:
         self._files = {file.path: file for file in metadata.files}
 
     @classmethod
-    def open(cls, source: Source, *, check_layer: LayerCheck | None = None, budget: int = DEFAULT_BUDGET) -> Self:
+    def open(
+        cls,
+        source: Source,
+        *,
+        check_layer: LayerCheck | None = None,
+        budget: int = DEFAULT_BUDGET,
+        allow_truncated: bool = False,
+    ) -> Self:
         """Read and check everything but the chunks: spec section 9, steps 1 to 9.
 
         Args:
             source: owned by the reader from here on; closed with it, and when it is refused.
             check_layer: called for every layer, tensor by tensor, as step 8.
             budget: bytes that may be allocated, here and for each payload that is asked for.
+            allow_truncated: accept a file that lacks chunks at its end; :attr:`layers_present` says what it has.
 
         Raises:
             TruncatedError, CorruptError, UnsupportedError, InvalidError: as section 9 says.
@@ -80,7 +88,8 @@ class ArchiveReader:
         """
         try:
             with _located(source.name):
-                preamble = parse_preamble(source.read_at(0, min(PREAMBLE_SIZE, source.size)), source.size)
+                head = source.read_at(0, min(PREAMBLE_SIZE, source.size))
+                preamble = parse_preamble(head, source.size, allow_truncated=allow_truncated)
                 _check_budget(preamble.chunks_offset + preamble.metadata_raw_size, budget, "opening it")
                 raw, table_bytes = _read_regions(source, preamble)
                 content_id = hashlib.sha256(raw).hexdigest()
@@ -107,6 +116,21 @@ class ArchiveReader:
     def close(self) -> None:
         """Close the source; a second call does nothing."""
         self.source.close()
+
+    @property
+    def layers_present(self) -> int:
+        """How many layers, from the first, are there for every tensor; 0 too if a side file is incomplete."""
+        metadata, offsets = self.metadata, self._table.offsets
+        end = sum(chunk_count(file.size, metadata.chunk_size) for file in metadata.files)
+        for index in range(len(metadata.target_ids)):
+            end += sum(
+                chunk_count(tensor.layers[index].size, metadata.chunk_size)
+                for tensor in metadata.tensors
+                if index < len(tensor.layers)
+            )
+            if offsets[end] > self.source.size:
+                return index
+        return len(metadata.target_ids)
 
     def tensor(self, name: str) -> TensorRecord:
         """The record of a tensor; KeyError if the archive has none of that name."""
@@ -237,7 +261,8 @@ def _check_layers(metadata: Metadata, check_layer: LayerCheck) -> None:
     for tensor in metadata.tensors:
         for index in range(len(tensor.layers)):
             try:
-                check_layer(tensor, index)
+                if not check_layer(tensor, index):
+                    break
             except DdctError as error:
                 error.at(tensor=tensor.name)
                 raise

@@ -143,6 +143,13 @@ class ArchiveWriter:
         self._files.append(record)
         return record
 
+    @property
+    def side_files_size(self) -> int:
+        """Stored bytes of the side files so far, with their entries in the chunk table."""
+        if self._file_spool is None:
+            return 0
+        return sum(self._file_spool.stored_sizes) + 8 * len(self._file_spool.stored_sizes)
+
     def append(self, layer_index: int, payload: StoredPayload) -> None:
         """Append the payload of the next tensor, in the order of tensors, that has a layer ``layer_index``.
 

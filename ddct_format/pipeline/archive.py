@@ -18,7 +18,8 @@ from ..container.reader import ArchiveReader
 from ..container.records import Metadata, TensorRecord
 from ..container.remote import is_remote, open_remote
 from ..container.source import BytesSource, FileSource, Source
-from ..errors import ArchiveError, BaseMismatchError, CorruptError
+from ..errors import ArchiveError, BaseMismatchError, CorruptError, DdctError, TruncatedError
+from ..limits import MAX_LAYERS
 
 if TYPE_CHECKING:
     from ..backends.interface import Backend
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["Archive", "open_archive"]
 
 
-def open_archive(location: str | os.PathLike[str] | bytes | Source) -> Archive:
+def open_archive(location: str | os.PathLike[str] | bytes | Source, *, allow_truncated: bool = False) -> Archive:
     """Open an archive for reading; nothing but its metadata and chunk table is read.
 
     Args:
         location: a path, the archive's bytes, ``http(s)://…``, ``hf://owner/repository[@revision]/path``, or a source.
+        allow_truncated: also open a file that lacks its end, as long as the first layer of every tensor is whole:
+            it can be decoded with ``layers=1``.
 
     Raises:
         HubError: a server refuses or fails.
@@ -38,7 +41,26 @@ def open_archive(location: str | os.PathLike[str] | bytes | Source) -> Archive:
         StorageError: it cannot be read.
     """
     source = _source(location)
-    return Archive(ArchiveReader.open(source, check_layer=check_layer), source.name)
+    try:
+        reader = ArchiveReader.open(source, check_layer=check_layer, allow_truncated=allow_truncated)
+    except TruncatedError as error:
+        if not allow_truncated and _has_lossy_part(location):
+            error.reason += "; the lossy model is whole, and can be had by asking for it (--lossy)"
+        raise
+    if reader.layers_present == 0:
+        reader.close()
+        raise TruncatedError("bytes are missing, and not even the lossy model is whole", place=source.name)
+    return Archive(reader, source.name)
+
+
+def _has_lossy_part(location: str | os.PathLike[str] | bytes | Source) -> bool:
+    if not isinstance(location, str | os.PathLike | bytes):
+        return False  # a source is closed when it is refused
+    try:
+        with ArchiveReader.open(_source(location), check_layer=check_layer, allow_truncated=True) as reader:
+            return reader.layers_present > 0
+    except DdctError:
+        return False
 
 
 def _source(location: str | os.PathLike[str] | bytes | Source) -> Source:
@@ -92,12 +114,30 @@ class Archive:
         for record in self.tensors.values():
             self._check_base_tensor(record, base)
 
-    def decode(self, name: str, base: Checkpoint | None, *, backend: Backend | None = None) -> npt.NDArray[np.uint8]:
+    def lossless(self, layers: int = MAX_LAYERS) -> bool:
+        """Whether decoding at most ``layers`` layers of each tensor yields the very model that was packed."""
+        complete = all(usable_layers(r) >= min(layers, len(r.layers)) for r in self.tensors.values())
+        return complete and self.target_id(layers) == self.metadata.exact_id
+
+    def target_id(self, layers: int = MAX_LAYERS) -> str:
+        """The model id of the target decoded with at most ``layers`` layers of each tensor (spec section 5.3)."""
+        ids = self.metadata.target_ids
+        return ids[min(layers, len(ids)) - 1]
+
+    def decode(
+        self,
+        name: str,
+        base: Checkpoint | None,
+        *,
+        backend: Backend | None = None,
+        layers: int = MAX_LAYERS,
+    ) -> npt.NDArray[np.uint8]:
         """The bytes of one tensor, uint8 1-D, reading only its own chunks and its base tensor.
 
         Args:
             base: the base checkpoint; may be None for tensors that need none.
             backend: who computes; the numpy reference when absent.
+            layers: how many layers to apply, at least 1; 1 gives the lossy model.
 
         Raises:
             BaseMismatchError: the base tensor is not the one that the archive was made for.
@@ -106,7 +146,7 @@ class Archive:
         record = self.tensors[name]
         if record.op == "alias":
             assert record.of is not None
-            return self.decode(record.of, base, backend=backend)
+            return self.decode(record.of, base, backend=backend, layers=layers)
         data = None
         if record.base is not None:
             data = self._base_bytes(record, base)
@@ -114,7 +154,7 @@ class Archive:
             assert data is not None
             return data
         backend = backend or get_backend("reference")
-        for index in range(usable_layers(record)):
+        for index in range(min(layers, usable_layers(record))):
             payload = np.frombuffer(self.reader.payload(name, index), dtype=np.uint8)
             try:
                 data = apply_layer(record, index, payload, data, backend)

@@ -5,28 +5,34 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import TypeVar
 
 from .. import __version__
 from ..backends import get_backend
-from ..backends.interface import Backend
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..container.digest import model_id, tensor_digest
-from ..container.payload import StoredPayload
-from ..container.records import FileRecord, Layer, Metadata, Quality, ShardRecord, TensorRecord, target_ids
+from ..container.metadata import serialise_metadata
+from ..container.preamble import PREAMBLE_SIZE
+from ..container.records import FileRecord, Metadata, Quality, ShardRecord, TensorRecord, target_ids
 from ..container.writer import ArchiveWriter
-from ..encode.presets import Preset, get_preset
-from ..encode.tensor import TensorData, encode_tensor
+from ..container.zstd_frame import compress
+from ..encode.presets import DEFAULT_PRESET, KEEP_PRESETS, Preset, get_preset
+from ..errors import ConfigError, DdctError
 from .archive import open_archive
+from .encoding import Encoding
+from .guard import Evaluation, check_errors
 from .parallel import default_threads, map_ordered
 from .progress import Progress, Tally
+from .search import choose_steps
 from .verify import check_decoding
 
 __all__ = ["PackReport", "pack"]
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,11 @@ class PackReport:
         original_size: bytes of the fine-tune's tensors.
         parameters: their elements.
         bits_per_weight: 8 · file_size / parameters: everything counted, side files too.
+        tensor_bits_per_weight: the same without the bytes of side files: what a target in bits counts.
         error: relative squared error over all tensors that are stored as a change; None if there are none.
         counts: tensors by operation (``add``, ``replace``, ``keep``, ``alias``).
         skipped: files of the fine-tune that are not carried, with the reason.
+        metric: what the caller's evaluation measured on the decoded model; None without one.
     """
 
     archive: str
@@ -54,25 +62,17 @@ class PackReport:
     original_size: int
     parameters: int
     bits_per_weight: float
+    tensor_bits_per_weight: float
     error: float | None
     counts: dict[str, int]
     tensors: int
     skipped: dict[str, str]
     verified: bool
+    metric: float | None
     seconds: float
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A tensor ready to be written: its record, and its payloads layer by layer."""
-
-    record: TensorRecord
-    payloads: tuple[StoredPayload, ...] = ()
-    noise: float = 0.0
-    energy: float = 0.0
 
 
 def pack(
@@ -80,7 +80,13 @@ def pack(
     finetuned: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    preset: str = "paper",
+    preset: str = DEFAULT_PRESET,
+    exact: bool = False,
+    bits: float | None = None,
+    error: float | None = None,
+    keep: Sequence[tuple[str, str]] = (),
+    max_error: float | None = None,
+    evaluation: Evaluation | None = None,
     device: str = "cpu",
     threads: int | None = None,
     verify: bool = True,
@@ -90,16 +96,26 @@ def pack(
     """Write the archive ``out``, which must not exist; it appears whole and verified, or not at all.
 
     Args:
+        exact: after the preset's lossy layer, add one that restores the fine-tune bit for bit.
+        bits, error: a target instead of the preset's: bits per weight (side files not counted, met from below within
+            2 %), or relative squared error.
+        keep: (pattern, preset) for single tensors, in the manner of fnmatch, the first match counting; ``raw``
+            carries bytes. Tensors of one preset meet its target by themselves.
+        max_error: refuse if any tensor's relative squared error is above.
+        evaluation: refuse if the decoded model measures worse.
         verify: decode the written file against the base before it gets its name.
         base_hint: ``repo``, ``revision`` or ``name`` of the base: where a reader might find it.
 
     Raises:
         OutputExistsError: ``out`` exists.
         CheckpointError: a model cannot be used, or changed while it was read.
+        ConfigError: the settings contradict each other, or a target cannot be met.
+        QualityError: the archive would be worse than ``max_error`` or ``evaluation`` allow.
         StorageError: something cannot be read or written.
     """
     started = time.monotonic()
-    settings, backend = get_preset(preset), get_backend(device)
+    settings, backend = get_preset(preset, bits=bits, error=error), get_backend(device)
+    kept = [(pattern, _keep_preset(name)) for pattern, name in keep]
     threads = threads or default_threads()
     with (
         open_checkpoint(base) as base_model,
@@ -111,28 +127,57 @@ def pack(
         ]
         base_digests = _digests(base_model, threads, "reading base", progress)
         target_digests = _digests(target_model, threads, "reading fine-tune", progress)
-        encoded = []
+        encoding = Encoding(
+            base_model,
+            target_model,
+            base_digests,
+            target_digests,
+            settings,
+            kept,
+            backend,
+            writer,
+            threads,
+            exact=exact,
+        )
+
+        def describe(records: Sequence[TensorRecord], noise: float = 0.0, energy: float = 0.0) -> Metadata:
+            return _metadata(encoding, settings.name, records, files, base_hint, noise / energy if energy else 0.0)
+
+        def head_size(records: Sequence[TensorRecord]) -> int:
+            return PREAMBLE_SIZE + len(compress(serialise_metadata(describe(records))))
+
+        choose_steps(encoding, head_size, progress)
+        records = []
+        noise = energy = 0.0
         tally = Tally(target_model.nbytes, "packing", progress)
-        work = _Work(base_model, target_model, base_digests, target_digests, settings, backend, writer)
-        for item in map_ordered(work.encode, sorted(target_model.tensors, key=str.encode), threads):
+        for item in encoding.encode_all(list(encoding.presets)):
             for layer, payload in enumerate(item.payloads):
                 writer.append(layer, payload)
-            encoded.append(_Encoded(item.record, noise=item.noise, energy=item.energy))
+            records.append(item.record)
+            noise, energy = noise + item.noise, energy + item.energy
             tally.add(item.record.nbytes)
-        metadata = _metadata(work, encoded, files, base_hint)
+        if max_error is not None:
+            _at(out, lambda: check_errors(records, max_error))
+        metadata = describe(records, noise, energy)
         target_model.check_unchanged()
         base_model.check_unchanged()
 
-        def check(path: Path) -> None:
-            with open_archive(path) as written:
-                written.reader.verify_chunks()
-                check_decoding(written, base_model, device=device, threads=threads, progress=progress)
+        metrics: list[float] = []
 
-        sealed = writer.seal(metadata, check if verify else None)
-        parameters = sum(item.record.elements for item in encoded)
+        def check(path: Path) -> None:
+            if verify:
+                with open_archive(path) as written:
+                    written.reader.verify_chunks()
+                    check_decoding(written, base_model, device=device, threads=threads, progress=progress)
+            if evaluation is not None:
+                measure = partial(evaluation.check, path, Path(base), device=device, threads=threads)
+                metrics.append(_at(out, measure))
+
+        sealed = writer.seal(metadata, check)
+        parameters = sum(record.elements for record in records)
         return PackReport(
             archive=str(out),
-            preset=preset,
+            preset=settings.name,
             content_id=sealed.content_id,
             base_id=metadata.base_id,
             target_id=metadata.target_ids[-1],
@@ -141,105 +186,52 @@ def pack(
             file_sha256=sealed.file_sha256,
             original_size=target_model.nbytes,
             parameters=parameters,
-            bits_per_weight=8 * sealed.file_size / parameters if parameters else 0.0,
+            bits_per_weight=8 * sealed.file_size / max(parameters, 1),
+            tensor_bits_per_weight=8 * (sealed.file_size - writer.side_files_size) / max(parameters, 1),
             error=metadata.quality.error if metadata.quality else None,
-            counts=dict(sorted(Counter(item.record.op for item in encoded).items())),
-            tensors=len(encoded),
+            counts=dict(sorted(Counter(record.op for record in records).items())),
+            tensors=len(records),
             skipped={file.path: file.reason for file in target_model.skipped},
             verified=verify,
+            metric=metrics[0] if metrics else None,
             seconds=time.monotonic() - started,
         )
 
 
-class _Work:
-    """What every tensor's encoding needs to know."""
-
-    def __init__(
-        self,
-        base: Checkpoint,
-        target: Checkpoint,
-        base_digests: Mapping[str, str],
-        target_digests: Mapping[str, str],
-        preset: Preset,
-        backend: Backend,
-        writer: ArchiveWriter,
-    ) -> None:
-        self.base = base
-        self.target = target
-        self.base_digests = base_digests
-        self.target_digests = target_digests
-        self.preset = preset
-        self.backend = backend
-        self._writer = writer
-        self._first = _first_of_equals(target, target_digests)
-
-    def encode(self, name: str) -> _Encoded:
-        info = self.target.tensors[name]
-        digest = self.target_digests[name]
-        found = self.base.tensors.get(name)
-        if (
-            found is not None
-            and (found.dtype, found.shape) == (info.dtype, info.shape)
-            and self.base_digests[name] == digest
-        ):
-            return _Encoded(TensorRecord(name, info.dtype, info.shape, info.shard, "keep", base=digest))
-        first = self._first[name]
-        if first != name:
-            return _Encoded(TensorRecord(name, info.dtype, info.shape, info.shard, "alias", of=first))
-        result = encode_tensor(
-            None if found is None else _tensor_data(self.base, name),
-            _tensor_data(self.target, name),
-            self.preset,
-            self.backend,
-        )
-        added = result.op == "add"
-        assert not added or found is not None
-        payloads = tuple(self._writer.compress_payload(layer.sections) for layer in result.layers)
-        record = TensorRecord(
-            name,
-            info.dtype,
-            info.shape,
-            info.shard,
-            result.op,
-            base=self.base_digests[name] if added else None,
-            base_dtype=found.dtype if added and found is not None and found.dtype != info.dtype else None,
-            layers=tuple(
-                Layer(layer.codec, layer.params, payload.raw_size, tensor_digest(layer.result))
-                for layer, payload in zip(result.layers, payloads, strict=True)
-            ),
-            error=_ratio(result.noise, result.energy) if added else None,
-        )
-        return _Encoded(record, payloads, result.noise, result.energy)
-
-
 def _metadata(
-    work: _Work, encoded: list[_Encoded], files: list[FileRecord], base_hint: Mapping[str, str] | None
+    encoding: Encoding,
+    preset: str,
+    records: Sequence[TensorRecord],
+    files: Sequence[FileRecord],
+    base_hint: Mapping[str, str] | None,
+    error: float,
 ) -> Metadata:
-    records = tuple(item.record for item in encoded)
-    added = any(record.op == "add" for record in records)
-    error = _ratio(sum(item.noise for item in encoded), sum(item.energy for item in encoded)) if added else 0.0
     return Metadata(
         generator=f"ddct {__version__}",
-        chunk_size=work._writer.chunk_size,
-        base_id=_model_id(work.base, work.base_digests),
+        chunk_size=encoding.writer.chunk_size,
+        base_id=_model_id(encoding.base, encoding.base_digests),
         base_hint=dict(base_hint or {}),
         target_ids=target_ids(records),
-        exact_id=_model_id(work.target, work.target_digests),
-        shards=tuple(ShardRecord(shard.path, shard.metadata) for shard in work.target.shards),
+        exact_id=_model_id(encoding.target, encoding.target_digests),
+        shards=tuple(ShardRecord(shard.path, shard.metadata) for shard in encoding.target.shards),
         files=tuple(files),
-        tensors=records,
-        quality=Quality(work.preset.name, error),
+        tensors=tuple(records),
+        quality=Quality(preset, error),
     )
 
 
-def _first_of_equals(model: Checkpoint, digests: Mapping[str, str]) -> dict[str, str]:
-    """For every tensor the first one, by name, with the same bytes, type and shape: tied weights are stored once."""
-    first: dict[tuple[str, tuple[int, ...], str], str] = {}
-    result = {}
-    for name in sorted(model.tensors, key=str.encode):
-        info = model.tensors[name]
-        result[name] = first.setdefault((info.dtype, info.shape, digests[name]), name)
-    return result
+def _keep_preset(name: str) -> Preset:
+    if name not in KEEP_PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; a tensor can be given {', '.join(KEEP_PRESETS)}")
+    return KEEP_PRESETS[name]
+
+
+def _at(out: str | os.PathLike[str], work: Callable[[], Result]) -> Result:
+    """Run a check whose refusals are about the output."""
+    try:
+        return work()
+    except DdctError as error:
+        raise error.at(place=out) from None
 
 
 def _digests(model: Checkpoint, threads: int, what: str, progress: Progress | None) -> dict[str, str]:
@@ -254,12 +246,3 @@ def _digests(model: Checkpoint, threads: int, what: str, progress: Progress | No
 
 def _model_id(model: Checkpoint, digests: Mapping[str, str]) -> str:
     return model_id((info.name, info.dtype, info.shape, digests[info.name]) for info in model.tensors.values())
-
-
-def _tensor_data(model: Checkpoint, name: str) -> TensorData:
-    info = model.tensors[name]
-    return TensorData(info.dtype, info.shape, np.frombuffer(model.read(name), dtype=np.uint8))
-
-
-def _ratio(noise: float, energy: float) -> float:
-    return noise / energy if energy else 0.0

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 
 from ..backends import get_backend
 from ..checkpoint import OutputDirectory, open_checkpoint
-from ..errors import StorageError
+from ..errors import ConfigError, StorageError
+from ..limits import MAX_LAYERS
 from .archive import open_archive
 from .parallel import default_threads, map_ordered
 from .progress import Progress, Tally
@@ -43,20 +44,34 @@ def unpack(
     base: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    lossy: bool = False,
+    exact: bool = False,
     device: str = "cpu",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> UnpackReport:
     """Write the model directory ``out``, which must not exist; it appears whole or not at all.
 
+    Args:
+        lossy: decode the first layer of each tensor only. Works on an archive whose end is missing, too, as long as all
+            first layers are there.
+        exact: refuse an archive that does not restore the very model that was packed.
+
     Raises:
+        ConfigError: ``exact`` of an archive that is lossy, or together with ``lossy``.
         OutputExistsError: ``out`` exists.
         ArchiveError: the archive is damaged or breaks the specification.
         BaseMismatchError: ``base`` is not the base it was made for.
         CheckpointError, StorageError: something cannot be read or written.
     """
     started = time.monotonic()
-    with open_archive(archive) as opened, open_checkpoint(base) as base_model:
+    if lossy and exact:
+        raise ConfigError("a model is unpacked either lossy or exact")
+    layers = 1 if lossy else MAX_LAYERS
+    with open_archive(archive, allow_truncated=lossy) as opened, open_checkpoint(base) as base_model:
+        lossless = opened.lossless(layers)
+        if exact and not lossless:
+            raise ConfigError("an exact model is asked for, and the archive does not hold it", place=opened.place)
         opened.check_base(base_model)
         backend = get_backend(device)
         metadata, records = opened.metadata, opened.tensors
@@ -75,7 +90,7 @@ def unpack(
                 for number, shard in enumerate(metadata.shards)
             ]
             decoded = map_ordered(
-                lambda name: opened.decode(name, base_model, backend=backend),
+                lambda name: opened.decode(name, base_model, backend=backend, layers=layers),
                 records,
                 threads or default_threads(),
             )
@@ -91,8 +106,8 @@ def unpack(
         return UnpackReport(
             output=str(out),
             content_id=opened.content_id,
-            target_id=metadata.target_ids[-1],
-            lossless=metadata.lossless,
+            target_id=opened.target_id(layers),
+            lossless=lossless,
             applied=applied,
             tensors=len(records),
             seconds=time.monotonic() - started,

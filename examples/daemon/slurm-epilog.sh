@@ -8,7 +8,7 @@ ddct daemon drain --config "$config" --timeout "${DDCT_DRAIN_SECONDS:-900}"
 status=$?
 case $status in
 0) echo "ddct: every finished checkpoint is published" ;;
-13) echo "ddct: not everything was published in time; the next daemon on this state goes on" >&2 ;;
+14) echo "ddct: not everything was published in time; the next daemon on this state goes on" >&2 ;;
 *) echo "ddct: drain failed with status $status" >&2 ;;
 esac
 ddct daemon status --config "$config"

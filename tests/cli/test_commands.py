@@ -91,6 +91,49 @@ def test_each_refusal_has_its_exit_status_and_one_line(models: Path, tmp_path: P
         assert error["place"] and error["reason"]
 
 
+def test_exact_archives_and_their_lossy_prefix(models: Path, tmp_path: Path) -> None:
+    base = ("--base", models / "base")
+    for options in (("--preset", "exact"), ("--preset", "paper", "--exact")):
+        archive = tmp_path / f"{len(options)}.ddct"
+        succeed("pack", models / "base", models / "tuned", archive, *options)
+        out = tmp_path / f"out{len(options)}"
+        assert succeed("unpack", archive, *base, out, "--exact")["lossless"] is True
+        weights = "model.safetensors"
+        assert (out / weights).read_bytes() == (models / "tuned" / weights).read_bytes()
+    assert succeed("unpack", archive, *base, tmp_path / "lossy", "--lossy")["lossless"] is False
+
+    (tmp_path / "cut.ddct").write_bytes(archive.read_bytes()[:-1])
+    refused = ddct("unpack", tmp_path / "cut.ddct", *base, tmp_path / "o")
+    assert refused.returncode == 3 and "--lossy" in refused.stderr and refused.stderr.count("\n") == 1
+    assert succeed("unpack", tmp_path / "cut.ddct", *base, tmp_path / "cut", "--lossy")["lossless"] is False
+    assert ddct("unpack", models / "tuned.ddct", *base, tmp_path / "o", "--exact").returncode == 12
+    assert ddct("unpack", archive, *base, tmp_path / "o", "--exact", "--lossy").returncode == 2
+
+
+def test_pack_takes_a_target_and_tensors_of_their_own(models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t.ddct"
+    packed = succeed("pack", models / "base", models / "tuned", out, "--bits", 5)
+    assert packed["preset"] == "bits=5" and packed["counts"] == {"add": 2}
+    assert 4.9 <= packed["tensor_bits_per_weight"] <= 5
+    kept = succeed("pack", models / "base", models / "tuned", tmp_path / "k.ddct", "--keep", "nor*", "raw")
+    assert kept["counts"] == {"add": 1, "replace": 1}
+    packed = succeed("pack", models / "base", models / "tuned", tmp_path / "e.ddct", "--error", 0.1)
+    assert 0.095 <= packed["error"] <= 0.1
+    assert succeed("pack", models / "base", models / "tuned", tmp_path / "d.ddct")["preset"] == "balanced"
+
+
+def test_a_guard_refuses_with_its_own_status(models: Path, tmp_path: Path) -> None:
+    command = [models / "base", models / "tuned", tmp_path / "t.ddct", "--preset", "small"]
+    result = ddct("pack", *command, "--max-error", 1e-4, "--json")
+    assert result.returncode == 13 and "a.weight" in result.stderr
+    assert json.loads(result.stdout)["error"]["code"] == "quality"
+    counting = f"{sys.executable} -c 'import os, sys; print(len(os.listdir(sys.argv[1])))'"
+    assert ddct("pack", *command, "--eval", counting, "--min-metric", 3).returncode == 13
+    assert ddct("pack", *command, "--min-metric", 3).returncode == 12
+    assert not list(tmp_path.iterdir())
+    assert succeed("pack", *command, "--eval", counting, "--max-metric", 2)["metric"] == 2
+
+
 def test_usage_errors_exit_with_2(models: Path) -> None:
     assert ddct("pack").returncode == 2
     assert ddct("pack", "a", "b", "c", "--preset", "nonsense").returncode == 2

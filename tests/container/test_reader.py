@@ -377,7 +377,7 @@ def test_a_side_file_whose_digest_differs_is_corrupt() -> None:
 
 def test_codecs_are_checked_tensor_by_tensor_before_the_table() -> None:
     seen: list[tuple[str, int]] = []
-    with opened(sample(), check_layer=lambda record, index: seen.append((record.name, index))):
+    with opened(sample(), check_layer=lambda record, index: not seen.append((record.name, index))):
         assert seen == [("a", 0), ("a", 1), ("b", 0), ("empty", 0)]
 
     def refuse(record: TensorRecord, index: int) -> None:

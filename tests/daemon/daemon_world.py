@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from daemon_models import base_tensors, write_model
+from fake_trainer import write_checkpoint
+
 from ddct_daemon.config import load_config
 from ddct_daemon.status import read_status
-from fake_trainer import write_checkpoint
 
 DEADLINE_SECONDS = 60.0
 CLI = "from ddct_format.cli.main import main; main()"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from daemon_models import Tensors, base_tensors, tuned_tensors, write_model
 from daemon_world import World
-from ddct_daemon.bases import choose_base, named_base
 
+from ddct_daemon.bases import choose_base, named_base
 from ddct_format.errors import BaseMismatchError
 
 

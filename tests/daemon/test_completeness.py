@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from daemon_models import tuned_tensors, write_model
-from ddct_daemon.completeness import Facts, Verdict, inspect, judge
-from ddct_daemon.listing import FileStat, Kind, Listing, list_checkpoint
 from fake_trainer import write_checkpoint
 from safetensors.numpy import save_file
+
+from ddct_daemon.completeness import Facts, Verdict, inspect, judge
+from ddct_daemon.listing import FileStat, Kind, Listing, list_checkpoint
 
 
 @pytest.fixture

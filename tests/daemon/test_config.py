@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ddct_daemon.config import load_config
 from ddct_daemon.retention import RetentionPolicy
-
 from ddct_format.errors import ConfigError
 from ddct_format.hub import HubOptions
 
@@ -32,7 +32,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 def test_a_minimal_file_has_defaults_for_the_rest(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL))
-    assert (config.preset, config.device, config.threads, config.nice) == ("paper", "cpu", 1, 10)
+    assert (config.preset, config.device, config.threads, config.nice) == ("balanced", "cpu", 1, 10)
     assert (config.settle_seconds, config.plain_settle_seconds, config.rescan_seconds) == (10, 60, 30)
     assert config.stop_seconds == 20
 

@@ -23,7 +23,7 @@ def test_the_epilog_waits_for_publication_and_passes_the_status_on(world: World)
     world.start()
     world.wait_until_ready()
     world.write("checkpoint-1", 1)
-    for seconds, status in (("60", 0), ("1", 13)):
+    for seconds, status in (("60", 0), ("1", 14)):
         run = [EXAMPLES / "slurm-epilog.sh"]
         done = subprocess.run(run, env=environment | {"DDCT_DRAIN_SECONDS": seconds}, capture_output=True, text=True)
         assert done.returncode == status, done.stderr

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from daemon_models import tuned_tensors, write_model
+from fake_trainer import torch_file, write_checkpoint
+
 from ddct_daemon.completeness import Verdict, inspect
 from ddct_daemon.listing import Kind, Listing, list_checkpoint, list_checkpoints
-from fake_trainer import torch_file, write_checkpoint
 
 
 def look(path: Path) -> Listing:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from daemon_models import tuned_bytes
+
 from ddct_daemon.completeness import inspect
 from ddct_daemon.listing import list_checkpoint
 

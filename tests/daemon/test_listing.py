@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from ddct_daemon.listing import Kind, Listing, list_checkpoint, list_checkpoints
 from fake_trainer import write_checkpoint
+
+from ddct_daemon.listing import Kind, Listing, list_checkpoint, list_checkpoints
 
 
 def names(root: Path) -> list[tuple[str, Kind]]:

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from daemon_models import tuned_tensors, write_model
 from daemon_world import DdctCommand, World
+
 from ddct_daemon.control import ask_daemon
 from ddct_daemon.page import render_page
 from ddct_daemon.state import Journal
-
 from ddct_format.errors import ConfigError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -79,7 +79,7 @@ def test_drain_returns_when_all_is_published_and_fails_when_it_is_not_in_time(wo
     world.hub.rename(world.root / "unplugged")
     world.write("checkpoint-3", 3)
     late = command("drain", "--timeout", "3")
-    assert late.returncode == 13
+    assert late.returncode == 14
     assert "checkpoint-3" in late.stderr
     world.stop()
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from ddct_daemon.completeness import Verdict
 from ddct_daemon.listing import Kind
 from ddct_daemon.planner import Inspect, Note, Observation, Pack, Policy, Publish, plan, retry_delay

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ddct_daemon.config import Config
 from ddct_daemon.publish import published_name
-
 from ddct_format.errors import HubError
 from ddct_format.hub import HubOptions
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from daemon_world import World
+
 from ddct_daemon.listing import Kind, Listing
 from ddct_daemon.retention import RetentionPolicy, best_checkpoints, removable, remove_checkpoint
 from ddct_daemon.state import Entry, Stage

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ddct_daemon.state import Entry, Journal, Stage
 from ddct_daemon.state_directory import StateDirectory, lock_holder
-
 from ddct_format.errors import ConfigError, StorageError
 
 ENTRY = Entry(

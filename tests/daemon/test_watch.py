@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ddct_daemon.watch import Hints
 from watchdog.events import DirModifiedEvent, FileClosedEvent, FileClosedNoWriteEvent, FileOpenedEvent
+
+from ddct_daemon.watch import Hints
 
 
 @pytest.fixture

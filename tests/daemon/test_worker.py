@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from daemon_models import write_model
+
 from ddct_daemon.listing import list_checkpoint
 from ddct_daemon.worker import run_pack
-
 from ddct_format import verify
 
 
