@@ -25,8 +25,11 @@ def test_a_checkpoint_of_a_running_trainer_is_published_once_and_comes_back(
     daemon = world.start()
     with subprocess.Popen([sys.executable, TRAINER, world.runs / "checkpoint-10", "10", "1", "0.12"]) as trainer:
         while trainer.poll() is None:
-            assert world.stage("checkpoint-10") in (None, "seen")
-            assert not world.pointers()
+            stage, pointers = world.stage("checkpoint-10"), world.pointers()
+            # The process may outlive its last write by more than the settling time.
+            if not (world.runs / "checkpoint-10" / "trainer_state.json").exists():
+                assert stage in (None, "seen")
+                assert not pointers
     assert trainer.returncode == 0
     before = digest_tree(world.runs)
     world.wait_for_stage("checkpoint-10", "published")
