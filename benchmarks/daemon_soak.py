@@ -1,7 +1,7 @@
 """Soak: many small checkpoints through a real daemon and a throttled hub; memory and descriptors must stay flat.
 
 ``python benchmarks/daemon_soak.py [--checkpoints 500] [--delay 0.05]`` prints one JSON object.
-Needs the tests' helpers, which it finds beside itself, and no network but loopback.
+Uses modules of the tests, and no network but loopback.
 """
 
 from __future__ import annotations
