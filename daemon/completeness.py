@@ -5,7 +5,8 @@ valid weight file proves little (the rest of the checkpoint may not be there). W
 
 1. the directory is of a known class (``listing``);
 2. nothing in it or beside it says "unfinished";
-3. the end marker of its class is there: ``trainer_state.json`` with ``global_step == N``;
+3. the end marker of its class is there: ``trainer_state.json`` with ``global_step == N``, ``.metadata`` of torch
+   DCP, ``latest`` of DeepSpeed or the tracker of Megatron that has come as far; ``submit`` does without;
 4. its contents are whole: every weight file, every shard of the index;
 5. two listings some time apart are identical (the planner's part);
 6. it did not change while it was packed (the worker's part).
@@ -39,6 +40,11 @@ _UNFINISHED = (
     "tmp-checkpoint-*",
 )
 _TRAINER_STATE = "trainer_state.json"
+_TRACKERS = {
+    Kind.TRAINER: "latest",
+    Kind.DEEPSPEED: "latest",
+    Kind.MEGATRON: "latest_checkpointed_iteration.txt",
+}
 _SHARD_NAME = re.compile(r".*-\d{5,}-of-\d{5,}\.safetensors")
 _RNG_STATE = re.compile(r"rng_state(_\d+)?\.pth")
 _MAX_JSON_BYTES = 256 << 20
@@ -56,6 +62,8 @@ class Facts:
         shards: per index file, the file names that it refers to, or its problem.
         global_step: from trainer_state.json.
         trainer_state_problem: why there is no global_step.
+        tracker: what the file says that a framework updates last: beside the checkpoint, or DeepSpeed's in it.
+        adapter_problem: why adapter_config.json cannot be used, if there is one.
     """
 
     weights: Mapping[str, str | None] = field(default_factory=dict)
@@ -63,28 +71,42 @@ class Facts:
     shards: Mapping[str, frozenset[str] | str] = field(default_factory=dict)
     global_step: int | None = None
     trainer_state_problem: str | None = None
+    tracker: str = ""
+    adapter_problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``weights``: the model can be packed. ``resumable``: training could go on from here, too.
 
-    ``reason`` says why not; it is empty if both hold.
+    ``reason`` says why not; it is empty if both hold. ``unsupported``: it is finished, as far as can be told, but
+    of a format that ddct cannot pack.
     """
 
     weights: bool
     resumable: bool
     reason: str
+    unsupported: bool = False
 
 
-def inspect(listing: Listing) -> Verdict:
+def inspect(listing: Listing, *, submitted: bool = False) -> Verdict:
     """``judge(listing, gather_facts(listing))``."""
-    return judge(listing, gather_facts(listing))
+    return judge(listing, gather_facts(listing), submitted=submitted)
 
 
-def judge(listing: Listing, facts: Facts) -> Verdict:
-    """Rules 2 to 4 of the module's docstring."""
-    reason = _unfinished_sign(listing) or _missing_end_marker(listing, facts) or _incomplete_weights(listing, facts)
+def judge(listing: Listing, facts: Facts, *, submitted: bool = False) -> Verdict:
+    """Rules 2 to 4 of the module's docstring.
+
+    Args:
+        submitted: somebody said that it is finished; its end marker is not asked for, its contents are.
+    """
+    reason = _unfinished_sign(listing) or (None if submitted else _missing_end_marker(listing, facts))
+    if reason is not None:
+        return Verdict(weights=False, resumable=False, reason=reason)
+    reason = _unsupported(listing, facts)
+    if reason is not None:
+        return Verdict(weights=False, resumable=False, reason=reason, unsupported=True)
+    reason = _incomplete_weights(listing, facts)
     if reason is not None:
         return Verdict(weights=False, resumable=False, reason=reason)
     reason = _not_resumable(listing, facts)
@@ -103,8 +125,20 @@ def _unfinished_sign(listing: Listing) -> str | None:
 
 
 def _missing_end_marker(listing: Listing, facts: Facts) -> str | None:
-    if listing.kind is not Kind.TRAINER:
-        return None
+    match listing.kind:
+        case Kind.DCP:
+            whole = any(file.path == ".metadata" and file.size for file in listing.files)
+            return None if whole else ".metadata, which is written last, is not there"
+        case Kind.DEEPSPEED | Kind.MEGATRON:
+            number = re.search(r"[0-9]{1,15}$", facts.tracker)
+            if facts.tracker == "release" or (number and int(number[0]) >= (listing.step or 0)):
+                return None
+            return f"{_TRACKERS[listing.kind]} beside it, which is written last, has not come as far"
+        case Kind.LIGHTNING:
+            problems = (f"{name} {problem}" for name, problem in facts.archives.items() if problem is not None)
+            return next(problems, None)
+        case Kind.PLAIN:
+            return f"adapter_config.json {facts.adapter_problem}" if facts.adapter_problem else None
     if facts.trainer_state_problem is not None:
         return facts.trainer_state_problem
     if facts.global_step != listing.step:
@@ -112,11 +146,31 @@ def _missing_end_marker(listing: Listing, facts: Facts) -> str | None:
     return None
 
 
+def _unsupported(listing: Listing, facts: Facts) -> str | None:
+    """What ddct cannot pack of a checkpoint that seems whole, in words that say what to do instead."""
+    names = _top_level(listing)
+    if "adapter_config.json" in names:
+        return "a PEFT adapter is small already; ddct packs whole models, so merge it or publish it as it is"
+    if facts.weights:
+        return None
+    if any(file.path.endswith(".distcp") for file in listing.files):
+        return (
+            "its weights are torch DCP shards; convert them to safetensors beside them or in a directory of their own"
+        )
+    if listing.kind is Kind.DEEPSPEED:
+        return "its weights are DeepSpeed's pickles; convert them with zero_to_fp32.py --safe_serialization"
+    if listing.kind is Kind.MEGATRON:
+        return "its weights are Megatron's pickles; export them to a Hugging Face model directory"
+    if listing.kind is Kind.LIGHTNING:
+        return "Lightning's .ckpt files are pickles; save the model's weights as safetensors, too"
+    pickles = [name for name in names if re.fullmatch(r"pytorch_model.*\.bin", name)]
+    if pickles:
+        return f"its weights are pickles ({pickles[0]}), which ddct does not read"
+    return None
+
+
 def _incomplete_weights(listing: Listing, facts: Facts) -> str | None:
     if not facts.weights:
-        pickles = [name for name in _top_level(listing) if re.fullmatch(r"pytorch_model.*\.bin", name)]
-        if pickles:
-            return f"its weights are pickles ({pickles[0]}), which ddct does not read"
         return "there is no .safetensors file"
     indexed: set[str] = set()
     for index, shards in facts.shards.items():
@@ -136,9 +190,19 @@ def _incomplete_weights(listing: Listing, facts: Facts) -> str | None:
 
 def _not_resumable(listing: Listing, facts: Facts) -> str | None:
     if listing.kind is not Kind.TRAINER:
-        return "a plain model directory holds no training state"
-    states = [name for name in facts.archives if _RNG_STATE.fullmatch(name)]
-    for name in ("optimizer.pt", "scheduler.pt", *(states or ["rng_state.pth"])):
+        return "it holds no training state that ddct knows"
+    states = [name for name in facts.archives if _RNG_STATE.fullmatch(name)] or ["rng_state.pth"]
+    expected = ["optimizer.pt", "scheduler.pt", *states]
+    if f"global_step{listing.step}" in listing.directories:
+        # DeepSpeed keeps optimizer and scheduler, and names the step when all ranks have written.
+        if facts.tracker != f"global_step{listing.step}":
+            return "training state of DeepSpeed is not complete: latest does not name it"
+        expected = states
+    elif "optimizer_0" in listing.directories:
+        if not any(file.path == "optimizer_0/.metadata" and file.size for file in listing.files):
+            return "training state optimizer_0/.metadata is missing"
+        expected = ["scheduler.pt", *states]
+    for name in expected:
         if name not in facts.archives:
             return f"training state {name} is missing"
         problem = facts.archives[name]
@@ -155,11 +219,35 @@ def gather_facts(listing: Listing) -> Facts:
         step, problem = _global_step(listing.path / _TRAINER_STATE)
     return Facts(
         weights={name: _safetensors_problem(listing.path / name) for name in names if name.endswith(".safetensors")},
-        archives={name: _zip_problem(listing.path / name) for name in names if name.endswith((".pt", ".pth"))},
+        archives={name: _zip_problem(listing.path / name) for name in names if name.endswith((".pt", ".pth", ".ckpt"))},
         shards={name: _index_shards(listing.path / name) for name in names if name.endswith(".safetensors.index.json")},
         global_step=step,
         trainer_state_problem=problem,
+        tracker=_read_tracker(listing),
+        adapter_problem=_json_problem(listing.path / "adapter_config.json") if "adapter_config.json" in names else None,
     )
+
+
+def _read_tracker(listing: Listing) -> str:
+    name = _TRACKERS.get(listing.kind)
+    if name is None:
+        return ""
+    directory = listing.path if listing.kind is Kind.TRAINER else listing.path.parent
+    try:
+        with (directory / name).open("rb") as file:
+            return file.read(100).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+
+
+def _json_problem(path: Path) -> str | None:
+    try:
+        _read_json(path)
+    except OSError as error:
+        return _unreadable(error)
+    except (ValueError, RecursionError):
+        return "is not complete"
+    return None
 
 
 def _top_level(listing: Listing) -> list[str]:

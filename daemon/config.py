@@ -7,23 +7,41 @@
     settle_seconds = 10           # a checkpoint must not change for so long
     plain_settle_seconds = 60     # the same for model directories that have no end marker
     rescan_seconds = 30           # a full listing at least so often, whatever the OS reports
+    events = true                 # false: listings alone, for file systems that report nothing
 
     [base]
     path = "models/base"          # required: what the checkpoints were fine-tuned from
+    repo = "owner/base"           # where readers may find it: a hint in archives and model cards
+    others = ["models/large"]     # more bases: each checkpoint's is found by its tensors
 
     [pack]
     preset = "balanced"
     device = "cpu"
     threads = 1                   # CPU threads of a pack
-    nice = 10                     # its scheduling priority, 0 (normal) to 19 (last)
+    nice = 10                     # its scheduling priority, 0 (normal) to 19 (last); its disk priority is idle
+    memory_megabytes = 8000       # a pack that needs more fails; by default there is no limit
 
     [hub]
     path = "hub"                  # required: either path, a directory, or url
-    name = "my-run"               # required: checkpoints are published as my-run/checkpoint-10
+    url = "hf://owner/my-run"     # or file:///path, or s3://bucket/prefix
+    name = "my-run"               # checkpoints are published as my-run/checkpoint-10; by default as checkpoint-10
+    endpoint = "https://..."      # of services other than huggingface.co and Amazon's
+    token_file = "token"          # for hf://; readable by its owner only. By default what `hf auth login` stored
+    public = false                # whether a repository may be visible to everybody
 
     [state]
     path = "ddct-state"           # required: the daemon's own directory, made if it is not there
     stop_seconds = 20             # on SIGTERM, running work may take so long to end
+    reserve_megabytes = 500       # no pack begins while less is free on the state's disk
+
+    [status]
+    port = 9480                   # read-only page on 127.0.0.1; by default there is none
+    metrics = "ddct.prom"         # file for Prometheus' textfile collector; by default there is none
+
+    [retention]                   # without this section nothing of yours is ever removed
+    keep_last = 3                 # required: newest checkpoints of each run that stay
+    keep_every = 1000             # steps that stay for good; by default none do. The Trainer's best always stays
+    dry_run = true                # only log what would be removed
 
 Relative paths are relative to the directory of the configuration file.
 """
@@ -38,7 +56,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddct_format.errors import ConfigError, HubError
-from ddct_format.hub import check_name
+from ddct_format.hub import HubOptions, check_name
+
+from .retention import RetentionPolicy
 
 __all__ = ["Config", "load_config"]
 
@@ -60,8 +80,17 @@ class Config:
     nice: int
     hub: str
     hub_name: str
+    hub_options: HubOptions
+    base_repo: str
     state_path: Path
     stop_seconds: float
+    events: bool = True
+    memory_bytes: int = 0
+    reserve_bytes: int = 500_000_000
+    status_port: int | None = None
+    metrics_path: Path | None = None
+    other_bases: tuple[Path, ...] = ()
+    retention: RetentionPolicy | None = None
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
@@ -90,14 +119,15 @@ def load_config(path: str | os.PathLike[str]) -> Config:
 
 
 def _build(document: dict[str, object], directory: Path) -> Config:
-    unknown = sorted(set(document) - {"watch", "base", "pack", "hub", "state"})
+    unknown = sorted(set(document) - {"watch", "base", "pack", "hub", "state", "status", "retention"})
     if unknown:
         raise ConfigError(f"unknown section [{unknown[0]}]")
-    watch = _Section(document, "watch", ("path", "settle_seconds", "plain_settle_seconds", "rescan_seconds"))
-    base = _Section(document, "base", ("path",))
-    pack = _Section(document, "pack", ("preset", "device", "threads", "nice"))
-    hub = _Section(document, "hub", ("path", "url", "name"))
-    state = _Section(document, "state", ("path", "stop_seconds"))
+    watch = _Section(document, "watch", ("path", "settle_seconds", "plain_settle_seconds", "rescan_seconds", "events"))
+    base = _Section(document, "base", ("path", "repo", "others"))
+    pack = _Section(document, "pack", ("preset", "device", "threads", "nice", "memory_megabytes"))
+    hub = _Section(document, "hub", ("path", "url", "name", "endpoint", "token_file", "public"))
+    state = _Section(document, "state", ("path", "stop_seconds", "reserve_megabytes"))
+    status = _Section(document, "status", ("port", "metrics"))
     return Config(
         watch_path=directory / watch.text("path"),
         settle_seconds=watch.seconds("settle_seconds", 10.0),
@@ -110,8 +140,34 @@ def _build(document: dict[str, object], directory: Path) -> Config:
         nice=pack.integer("nice", 10, 0, 19),
         hub=_hub_location(hub, directory),
         hub_name=_hub_name(hub),
+        hub_options=HubOptions(
+            endpoint=hub.text("endpoint") if hub.has("endpoint") else None,
+            token_file=str(directory / hub.text("token_file")) if hub.has("token_file") else None,
+            public=hub.boolean("public", False),
+        ),
+        base_repo=base.text("repo") if base.has("repo") else "",
         state_path=directory / state.text("path"),
         stop_seconds=state.seconds("stop_seconds", 20.0),
+        events=watch.boolean("events", True),
+        memory_bytes=pack.integer("memory_megabytes", 0, 0, 1 << 32) * 1_000_000,
+        reserve_bytes=state.integer("reserve_megabytes", 500, 0, 1 << 32) * 1_000_000,
+        status_port=status.integer("port", 0, 0, 65535) if status.has("port") else None,
+        other_bases=tuple(directory / other for other in base.texts("others")),
+        retention=_retention(document),
+        metrics_path=directory / status.text("metrics") if status.has("metrics") else None,
+    )
+
+
+def _retention(document: dict[str, object]) -> RetentionPolicy | None:
+    section = _Section(document, "retention", ("keep_last", "keep_every", "dry_run"))
+    if "retention" not in document:
+        return None
+    if not section.has("keep_last"):
+        raise ConfigError("[retention] keep_last: is required")
+    return RetentionPolicy(
+        keep_last=section.integer("keep_last", 1, 1, 1 << 32),
+        keep_every=section.integer("keep_every", 0, 0, 1 << 32),
+        dry_run=section.boolean("dry_run", True),
     )
 
 
@@ -122,6 +178,8 @@ def _hub_location(hub: _Section, directory: Path) -> str:
 
 
 def _hub_name(hub: _Section) -> str:
+    if not hub.has("name"):
+        return ""
     try:
         return check_name(hub.text("name"))
     except HubError as error:
@@ -152,6 +210,12 @@ class _Section:
             raise self._wrong(key, "must be a text of printable characters")
         return value
 
+    def texts(self, key: str) -> list[str]:
+        value = self._table.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(text, str) and text.isprintable() for text in value):
+            raise self._wrong(key, "must be a list of texts")
+        return value
+
     def seconds(self, key: str, default: float, *, least: float = 0.0) -> float:
         value = self._table.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -164,6 +228,12 @@ class _Section:
         value = self._table.get(key, default)
         if type(value) is not int or not least <= value <= most:
             raise self._wrong(key, f"must be a whole number in {least} to {most}")
+        return value
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self._table.get(key, default)
+        if type(value) is not bool:
+            raise self._wrong(key, "must be true or false")
         return value
 
     def _wrong(self, key: str, reason: str) -> ConfigError:

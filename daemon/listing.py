@@ -15,6 +15,8 @@ from pathlib import Path
 __all__ = ["MAX_FILES", "FileStat", "Kind", "Listing", "list_checkpoint", "list_checkpoints"]
 
 _TRAINER_NAME = re.compile(r"checkpoint-([0-9]{1,15})")
+_DEEPSPEED_NAME = re.compile(r"global_step([0-9]{1,15})")
+_MEGATRON_NAME = re.compile(r"iter_([0-9]{1,15})")
 _SEARCH_DEPTH = 2
 """Runs in a directory of runs, checkpoints in a run."""
 
@@ -27,8 +29,23 @@ class Kind(enum.StrEnum):
 
     TRAINER = "trainer"
     """``checkpoint-N`` of the Hugging Face Trainer, which writes trainer_state.json last."""
+    DCP = "dcp"
+    """torch.distributed.checkpoint, which writes ``.metadata`` last."""
+    DEEPSPEED = "deepspeed"
+    """``global_stepN``, after which ``latest`` beside it is written."""
+    MEGATRON = "megatron"
+    """``iter_N``, after which ``latest_checkpointed_iteration.txt`` beside it is written."""
+    LIGHTNING = "lightning"
+    """A directory of ``*.ckpt`` files."""
     PLAIN = "plain"
-    """A model directory, as ``save_pretrained`` makes it: no end marker."""
+    """A model directory, as ``save_pretrained`` makes it: no end marker. PEFT adapters look the same."""
+
+
+_STEP_NAMES = {
+    Kind.TRAINER: _TRAINER_NAME,
+    Kind.DEEPSPEED: _DEEPSPEED_NAME,
+    Kind.MEGATRON: _MEGATRON_NAME,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +80,11 @@ class Listing:
 
     @property
     def step(self) -> int | None:
-        """The N of ``checkpoint-N``."""
-        match = _TRAINER_NAME.fullmatch(self.path.name)
-        return int(match[1]) if match and self.kind is Kind.TRAINER else None
+        """The N of a name that has one."""
+        for kind, pattern in _STEP_NAMES.items():
+            if self.kind is kind and (match := pattern.fullmatch(self.path.name)):
+                return int(match[1])
+        return None
 
     def same_or_removed(self, later: Listing | None) -> bool:
         """Whether a later listing differs at most by files that were deleted.
@@ -116,12 +135,8 @@ def _search(directory: Path, real_root: Path, depth: int) -> Iterator[Path]:
 
 
 def _list(path: Path, name: str, root: Path) -> Listing | None:
-    names = [entry.name for entry in _scan(path)]
-    if path != root and _TRAINER_NAME.fullmatch(path.name):
-        kind = Kind.TRAINER
-    elif any(entry.endswith((".safetensors", ".safetensors.index.json")) for entry in names):
-        kind = Kind.PLAIN
-    else:
+    kind = _kind(None if path == root else path.name, [entry.name for entry in _scan(path)])
+    if kind is None:
         return None
     files: list[FileStat] = []
     directories: list[str] = []
@@ -131,6 +146,20 @@ def _list(path: Path, name: str, root: Path) -> Listing | None:
     marked = path != root and os.path.lexists(path.with_name(f"{path.name}-unfinished"))
     files.sort(key=lambda file: file.path)
     return Listing(name, path, kind, tuple(files), tuple(sorted(directories)), marked)
+
+
+def _kind(name: str | None, entries: list[str]) -> Kind | None:
+    """The class of a directory by its own name (None for the watched directory itself) and what is in it."""
+    if name is not None and _TRAINER_NAME.fullmatch(name):
+        return Kind.TRAINER
+    if any(entry == ".metadata" or entry.endswith(".distcp") for entry in entries):
+        return Kind.DCP
+    for kind in (Kind.DEEPSPEED, Kind.MEGATRON):
+        if name is not None and _STEP_NAMES[kind].fullmatch(name):
+            return kind
+    if any(entry.endswith((".safetensors", ".safetensors.index.json")) for entry in entries):
+        return Kind.PLAIN
+    return Kind.LIGHTNING if any(entry.endswith(".ckpt") for entry in entries) else None
 
 
 def _walk(directory: Path, prefix: str, files: list[FileStat], directories: list[str]) -> None:

@@ -109,6 +109,7 @@ def plan(
     policy: Policy,
     may_pack: bool = True,
     may_publish: bool = True,
+    hub_closed_for: float = 0.0,
 ) -> Plan:
     """Decide.
 
@@ -117,6 +118,7 @@ def plan(
         observations: every candidate that is there now.
         now: seconds since the epoch.
         may_pack, may_publish: whether a worker is free for it.
+        hub_closed_for: seconds for which the hub asked to be left alone.
     """
     there = {observation.name: observation for observation in observations}
     actions: list[Action] = []
@@ -127,7 +129,7 @@ def plan(
             continue
         if entry is not None and entry.archive and entry.stage in (Stage.PACKED, Stage.FAILED):
             # A verified archive is published even if its checkpoint was rotated away or rewritten since.
-            wait = _until_retry(entry, now)
+            wait = max(_until_retry(entry, now), hub_closed_for)
             waits.append(wait)
             if wait == 0 and may_publish:
                 actions.append(Publish(name))
@@ -161,11 +163,15 @@ def _advance(entry: Entry | None, seen: Observation, now: float, policy: Policy)
         return None, 0
     if (wait := _until_retry(entry, now)) > 0:
         return None, wait
-    settle = policy.settle_seconds if seen.kind is Kind.TRAINER else policy.plain_settle_seconds
+    settle = policy.plain_settle_seconds if seen.kind in (Kind.PLAIN, Kind.LIGHTNING) else policy.settle_seconds
+    if entry.submitted:
+        settle = 0
     if seen.stable_seconds < settle:
         return _note_once(entry, f"waits until it has not changed for {settle:g} s"), (settle - seen.stable_seconds)
     if seen.verdict is None:
         return Inspect(seen.name), 0
+    if seen.verdict.unsupported:
+        return Note(seen.name, Stage.SKIPPED, f"cannot be packed: {seen.verdict.reason}", seen.fingerprint), 0
     if not seen.verdict.weights:
         return _note_once(entry, f"not finished: {seen.verdict.reason}"), 0
     return Pack(seen.name, seen.fingerprint, seen.verdict.resumable), 0

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ddct_format.errors import HubError
-from ddct_format.hub import Pointer, check_name, open_hub, publish
+from ddct_format.hub import HubOptions, Pointer, annotate_archive, check_name, open_hub, publish
 
 from .config import Config
+from .retention import remove_checkpoint, verify_remote
 from .state import Entry
 
-__all__ = ["publish_job", "published_name", "run_publish"]
+__all__ = ["publish_job", "published_name", "remove_job", "run_publish", "run_remove"]
 
 
 def published_name(config: Config, name: str) -> str:
     """The hub's name for a checkpoint; HubError if its directory has a name that no hub takes."""
-    return check_name(config.hub_name if name == "." else f"{config.hub_name}/{name}")
+    if name == ".":
+        return check_name(config.hub_name or "model")
+    return check_name(f"{config.hub_name}/{name}" if config.hub_name else name)
 
 
 def publish_job(config: Config, entry: Entry, archive: Path) -> dict[str, object]:
@@ -26,6 +30,7 @@ def publish_job(config: Config, entry: Entry, archive: Path) -> dict[str, object
         "job": "publish",
         "name": entry.name,
         "hub": config.hub,
+        "hub_options": asdict(config.hub_options),
         "published_name": published_name(config, entry.name),
         "archive": str(archive),
         "pointer": {
@@ -39,10 +44,34 @@ def publish_job(config: Config, entry: Entry, archive: Path) -> dict[str, object
     }
 
 
+def remove_job(config: Config, entry: Entry) -> dict[str, object]:
+    """The worker's job to remove the local original of a published entry."""
+    return {
+        "job": "remove",
+        "name": entry.name,
+        "watch": str(config.watch_path),
+        "fingerprint": entry.fingerprint,
+        "hub": config.hub,
+        "hub_options": asdict(config.hub_options),
+        "published_name": published_name(config, entry.name),
+        "sha256": entry.published_sha256,
+        "log": str(config.state_path / "retention.log"),
+        "why": f"published as {published_name(config, entry.name)}, sha256 {entry.published_sha256}, read back now",
+    }
+
+
+def run_remove(job: Mapping[str, Any]) -> dict[str, object]:
+    """Read the hub's copy back, compare it, and only then remove the original."""
+    verify_remote(job["hub"], HubOptions(**job["hub_options"]), job["published_name"], job["sha256"])
+    if remove_checkpoint(Path(job["watch"]), job["name"], job["fingerprint"], Path(job["log"]), job["why"]):
+        return {"outcome": "removed"}
+    return {"outcome": "failed", "reason": "it changed meanwhile; nothing was removed"}
+
+
 def run_publish(job: Mapping[str, Any]) -> dict[str, object]:
     """Do it: after a crash, what is there already is not sent again."""
     try:
-        hub = open_hub(job["hub"])
+        hub = open_hub(job["hub"], HubOptions(**job["hub_options"]))
         hub.remove_leftovers()
         pointer = publish(
             hub,
@@ -50,7 +79,8 @@ def run_publish(job: Mapping[str, Any]) -> dict[str, object]:
             Pointer(**job["pointer"]),
             Path(job["archive"]),
             replaces=job["replaces"],
+            notes=annotate_archive(Path(job["archive"])),
         )
     except HubError as error:
-        return {"outcome": "failed", "reason": str(error)}
+        return {"outcome": "failed", "reason": str(error), "retry_after": error.retry_after}
     return {"outcome": "published", "sha256": pointer.sha256}

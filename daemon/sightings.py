@@ -34,11 +34,17 @@ class Sightings:
             if sighting is None or sighting.listing.fingerprint != listing.fingerprint:
                 sighting = _Sighting(listing, now, now)
             sighting.last = now
+            if sighting.verdict is not None and not sighting.verdict.weights:
+                # What is missing may be a file beside the checkpoint, which no fingerprint covers.
+                sighting.verdict = None
             current[listing.name] = sighting
         self._sightings = current
 
     def listing(self, name: str) -> Listing:
         return self._sightings[name].listing
+
+    def listings(self) -> list[Listing]:
+        return [sighting.listing for sighting in self._sightings.values()]
 
     def judge(self, name: str, verdict: Verdict) -> None:
         """Keep the verdict until the checkpoint changes."""

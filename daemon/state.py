@@ -17,7 +17,7 @@ from ddct_format.errors import StorageError
 
 __all__ = ["Entry", "Journal", "Stage", "recover"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 class Stage(enum.StrEnum):
@@ -52,6 +52,10 @@ class Entry:
         bits_per_weight: of the whole archive.
         error: relative squared error of the decoded model, or None.
         published_sha256: what this daemon published last under the checkpoint's name.
+        submitted: somebody said that it is finished.
+        base: directory of the base that it was packed against.
+        verified_at: when the hub's copy was last compared, seconds since the epoch; 0 for never.
+        removed_at: when retention removed the local original; 0 if it did not.
     """
 
     name: str
@@ -72,6 +76,10 @@ class Entry:
     bits_per_weight: float = 0.0
     error: float | None = None
     published_sha256: str = ""
+    submitted: bool = False
+    base: str = ""
+    verified_at: float = 0.0
+    removed_at: float = 0.0
 
 
 _COLUMNS = tuple(field.name for field in fields(Entry))
@@ -97,6 +105,16 @@ CREATE TABLE checkpoints (
     published_sha256 TEXT NOT NULL
 ) STRICT
 """
+_MIGRATIONS = {
+    0: (_SCHEMA,),
+    1: (
+        "ALTER TABLE checkpoints ADD COLUMN submitted INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE checkpoints ADD COLUMN base TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE checkpoints ADD COLUMN verified_at REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE checkpoints ADD COLUMN removed_at REAL NOT NULL DEFAULT 0",
+    ),
+}
+"""What makes a journal of each version one of the next."""
 
 
 class Journal:
@@ -132,7 +150,10 @@ class Journal:
             rows = self._database.execute(f"SELECT {', '.join(_COLUMNS)} FROM checkpoints ORDER BY name").fetchall()
         entries = (Entry(*row) for row in rows)
         return {
-            entry.name: replace(entry, stage=Stage(entry.stage), resumable=bool(entry.resumable)) for entry in entries
+            entry.name: replace(
+                entry, stage=Stage(entry.stage), resumable=bool(entry.resumable), submitted=bool(entry.submitted)
+            )
+            for entry in entries
         }
 
     def save(self, entry: Entry) -> None:
@@ -145,7 +166,8 @@ class Journal:
 
     def _prepare(self, read_only: bool) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
+        # A reader does not migrate, and waits for the daemon to do it.
+        if version not in ((0, _VERSION) if read_only else range(_VERSION + 1)):
             raise StorageError("was written by another version of the daemon", place=self._path)
         # Only a reader can see this: the daemon has made the file, but not the table yet.
         self._blank = read_only and version == 0
@@ -153,10 +175,13 @@ class Journal:
             return
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
-        if version == 0:
+        if version < _VERSION:
+            # All in one transaction: a reader never meets a version in between.
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")
-                self._database.execute(_SCHEMA)
+                for old in range(version, _VERSION):
+                    for statement in _MIGRATIONS[old]:
+                        self._database.execute(statement)
                 self._database.execute(f"PRAGMA user_version = {_VERSION}")
 
     @contextlib.contextmanager

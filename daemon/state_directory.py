@@ -15,9 +15,10 @@ from typing import IO
 
 from ddct_format.errors import ConfigError, StorageError
 
-__all__ = ["StateDirectory", "journal_path", "lock_holder"]
+__all__ = ["StateDirectory", "is_paused", "journal_path", "lock_holder"]
 
 _ARCHIVE = re.compile(r"[0-9a-f]{16}/archive\.ddct")
+_PAUSED = "paused"
 _LOCK_PATIENCE_SECONDS = 1.0
 """``lock_holder`` takes the lock for an instant; that must not turn a daemon away."""
 
@@ -56,6 +57,25 @@ class StateDirectory:
     @property
     def journal(self) -> Path:
         return journal_path(self._path)
+
+    @property
+    def paused(self) -> bool:
+        return is_paused(self._path)
+
+    def set_paused(self, paused: bool) -> None:
+        """Remember it, also for the next life of the daemon."""
+        if paused:
+            (self._path / _PAUSED).touch()
+        else:
+            (self._path / _PAUSED).unlink(missing_ok=True)
+
+    def check_space(self, reserve: int) -> None:
+        """StorageError if fewer than ``reserve`` bytes are free: the disk may be the training's, too."""
+        free = shutil.disk_usage(self._path).free
+        if free < reserve:
+            raise StorageError(
+                f"only {free / 1e6:.0f} MB are free, and {reserve / 1e6:.0f} MB are to stay free", place=self._path
+            )
 
     def new_archive(self) -> str:
         """Make room for an archive; returns its future path, relative to the spool."""
@@ -105,6 +125,11 @@ def lock_holder(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdecimal() else 0
+
+
+def is_paused(path: Path) -> bool:
+    """Whether the daemon of the state directory ``path`` was told to pause."""
+    return (path / _PAUSED).exists()
 
 
 def journal_path(path: Path) -> Path:

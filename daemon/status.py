@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from .config import Config
 from .state import Entry, Journal, Stage
-from .state_directory import journal_path, lock_holder
+from .state_directory import is_paused, journal_path, lock_holder
 
 __all__ = ["describe", "read_status"]
 
@@ -17,7 +17,7 @@ def read_status(config: Config) -> dict[str, object]:
     """The daemon's state as JSON-ready values; reads the journal, changes nothing.
 
     Returns:
-        ``daemon``: ``running`` and ``process``; ``hub``; ``checkpoints``: the journal's entries, by name.
+        ``daemon``: ``running``, ``process`` and ``paused``; ``hub``; ``checkpoints``: the journal's entries, by name.
 
     Raises:
         StorageError: the journal cannot be read.
@@ -28,7 +28,7 @@ def read_status(config: Config) -> dict[str, object]:
         with Journal(journal_path(config.state_path), read_only=True) as journal:
             entries = journal.load()
     return {
-        "daemon": {"running": process is not None, "process": process},
+        "daemon": {"running": process is not None, "process": process, "paused": is_paused(config.state_path)},
         "hub": config.hub,
         "checkpoints": [asdict(entry) | {"line": describe(entry, time.time())} for entry in entries.values()],
     }
@@ -42,6 +42,7 @@ def describe(entry: Entry, now: float) -> str:
             f"{entry.reason}, {_megabytes(entry.original_size)} -> {_megabytes(entry.size)}, "
             f"{entry.bits_per_weight:.2f} bits per weight{error}"
             + (", with training state left out" if entry.resumable else "")
+            + (", local original removed" if entry.removed_at else "")
         )
     if entry.stage is Stage.FAILED:
         step = "publish" if entry.archive else "pack"

@@ -2,13 +2,16 @@
 
 Reads one JSON object in one line from standard input and writes one to standard output. Jobs::
 
-    {"job": "pack", "name", "watch", "fingerprint", "base", "out", "preset", "device", "threads", "nice"}
+    {"job": "pack", "name", "watch", "fingerprint", "bases", "out", "preset", "device", "threads", "nice", "memory",
+     "base_names"}
       -> {"outcome": "packed", "report": {...}}
        | {"outcome": "changed", "reason"}     the checkpoint is not what the planner saw; pack discarded
        | {"outcome": "unusable", "reason"}    trying again will not help until the checkpoint changes
        | {"outcome": "failed", "reason"}
-    {"job": "publish", "name", "hub", "published_name", "archive", "pointer", "replaces"}
-      -> {"outcome": "published", "sha256"} | {"outcome": "failed", "reason"}
+    {"job": "publish", "name", "hub", "hub_options", "published_name", "archive", "pointer", "replaces"}
+      -> {"outcome": "published", "sha256"} | {"outcome": "failed", "reason", "retry_after"}
+    {"job": "remove", "name", "watch", "fingerprint", "hub", "hub_options", "published_name", "sha256", "log", "why"}
+      -> {"outcome": "removed"} | {"outcome": "failed", "reason"}     the hub's copy was read back and compared
 
 When standard input ends, the daemon is dead, and so is the worker.
 """
@@ -27,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from ddct_format.errors import BaseMismatchError, CheckpointError, DdctError, StorageError
 
 from .listing import Listing, list_checkpoint
+from .priority import drop_from_cache, limit_memory, lower_priority
 
 if TYPE_CHECKING:
     from ddct_format import Checkpoint, PackReport
@@ -56,9 +60,9 @@ def _run(job: Mapping[str, Any]) -> dict[str, object]:
     try:
         if job["job"] == "pack":
             return run_pack(job)
-        from .publish import run_publish
+        from .publish import run_publish, run_remove
 
-        return run_publish(job)
+        return run_remove(job) if job["job"] == "remove" else run_publish(job)
     except DdctError as error:
         return {"outcome": "failed", "reason": str(error)}
     except MemoryError:
@@ -72,19 +76,23 @@ def run_pack(job: Mapping[str, Any]) -> dict[str, Any]:
 
     The checkpoint's files are open all the time, so that rotation cannot take them away.
     """
-    os.nice(job["nice"])
+    lower_priority(job["nice"])
+    limit_memory(job["memory"])
     watch, name, out = Path(job["watch"]), job["name"], Path(job["out"])
     before = list_checkpoint(watch, name)
     if before is None or before.fingerprint != job["fingerprint"]:
         return {"outcome": "changed", "reason": "it changed before it was packed"}
     try:
         report = _pack_unchanged(job, before, out)
+        drop_from_cache(before.path / file.path for file in before.files)
         if before.same_or_removed(list_checkpoint(watch, name)):
             return {"outcome": "packed", "report": report.as_dict()}
     except DdctError as error:
         after = list_checkpoint(watch, name)
         if after is not None and after.fingerprint == before.fingerprint:
-            about_base = error.place is not None and Path(error.place).is_relative_to(job["base"])
+            about_base = error.place is not None and any(
+                Path(error.place).is_relative_to(base) for base in job["bases"]
+            )
             hopeless = isinstance(error, CheckpointError) and not about_base
             return {"outcome": "unusable" if hopeless else "failed", "reason": str(error)}
     out.unlink(missing_ok=True)
@@ -94,16 +102,22 @@ def run_pack(job: Mapping[str, Any]) -> dict[str, Any]:
 def _pack_unchanged(job: Mapping[str, Any], listing: Listing, out: Path) -> PackReport:
     from ddct_format import open_archive, open_checkpoint, pack
 
-    with open_checkpoint(job["base"]) as base, open_checkpoint(listing.path) as source:
+    from .bases import choose_base
+
+    # The first base's repository is the only one with a configured name.
+    base_path = choose_base([Path(base) for base in job["bases"]], listing.path, job["base_names"])
+    hint = {"repo": job["base_names"][str(base_path)]} if str(base_path) in job["base_names"] else {}
+    with open_checkpoint(base_path) as base, open_checkpoint(listing.path) as source:
         _check_relation(base, source)
         side_files = {file.path for file in source.side_files()}
         report = pack(
-            job["base"],
+            base_path,
             listing.path,
             out,
             preset=job["preset"],
             device=job["device"],
             threads=job["threads"],
+            base_hint=hint,
             verify=True,
         )
         source.check_unchanged()

@@ -16,7 +16,8 @@ without reading text::
     ├── StorageError              10   the operating system refused: no space, no permission, ...
     ├── HubError                  11   a hub refused, failed or answered nonsense
     ├── ConfigError               12   a configuration file or option is wrong
-    └── QualityError              13   the archive would be worse than its maker allows
+    ├── QualityError              13   the archive would be worse than its maker allows
+    └── NotDrainedError           14   the daemon did not publish everything in time
 
 Exit status 2 is a usage error (click's), 130 an interrupt.
 """
@@ -35,6 +36,7 @@ __all__ = [
     "DdctError",
     "HubError",
     "InvalidError",
+    "NotDrainedError",
     "OutputExistsError",
     "QualityError",
     "StorageError",
@@ -123,8 +125,18 @@ class StorageError(DdctError):
 
 
 class HubError(DdctError):
+    """Args:
+    retry_after: seconds for which the hub asked not to be asked again, if it did.
+    """
+
     code = "hub"
     exit_status = 11
+
+    def __init__(
+        self, reason: str, *, place: object = None, tensor: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(reason, place=place, tensor=tensor)
+        self.retry_after = retry_after
 
 
 class ConfigError(DdctError):
@@ -135,3 +147,8 @@ class ConfigError(DdctError):
 class QualityError(DdctError):
     code = "quality"
     exit_status = 13
+
+
+class NotDrainedError(DdctError):
+    code = "not-drained"
+    exit_status = 14

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,62 @@ def status_command(config: Path, as_json: bool) -> None:
         print_json(status)
         return
     daemon, rows = status["daemon"], status["checkpoints"]
-    click.echo(f"daemon: running, process {daemon['process']}" if daemon["running"] else "daemon: not running")
+    paused = ", paused" if daemon["paused"] else ""
+    click.echo(
+        (f"daemon: running, process {daemon['process']}" if daemon["running"] else "daemon: not running") + paused
+    )
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         click.echo(f"{row['name']:<{width}}  {row['stage']:<10}  {row['line']}")
+
+
+@command.command(name="submit")
+@_config_option
+@click.argument("path", type=click.Path(path_type=Path))
+def submit_command(config: Path, path: Path) -> None:
+    """Tell the daemon that the checkpoint PATH is finished: no waiting, and no end marker needed."""
+    _ask(config, {"command": "submit", "path": str(path.absolute())})
+
+
+@command.command(name="pause")
+@_config_option
+def pause_command(config: Path) -> None:
+    """Begin no new pack and no new upload, until `resume`; a restart does not end it."""
+    _ask(config, {"command": "pause"})
+
+
+@command.command(name="resume")
+@_config_option
+def resume_command(config: Path) -> None:
+    """End a pause."""
+    _ask(config, {"command": "resume"})
+
+
+@command.command(name="drain")
+@_config_option
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=600, show_default=True, help="Seconds to wait at most."
+)
+def drain_command(config: Path, timeout: float) -> None:
+    """Wait until every finished checkpoint is published; exit status 14 if that takes too long.
+
+    For Slurm epilogs and preStop hooks. Failures are tried again at once.
+    """
+    from ..errors import ConfigError, NotDrainedError
+
+    deadline = time.monotonic() + timeout
+    answer = _ask(config, {"command": "drain"})
+    while answer["pending"]:
+        if answer["paused"]:
+            raise ConfigError("the daemon is paused: resume it first", place=config)
+        if time.monotonic() > deadline:
+            raise NotDrainedError(f"not published in time: {', '.join(answer['pending'])}", place=config)
+        time.sleep(0.2)
+        answer = _ask(config, {"command": "status"})
+
+
+def _ask(config: Path, request: dict[str, Any]) -> dict[str, Any]:
+    from ddct_daemon.config import load_config
+    from ddct_daemon.control import ask_daemon
+
+    return ask_daemon(load_config(config).state_path, request)

@@ -17,9 +17,11 @@ __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "daemon": ("daemon", "Watch a directory, pack finished checkpoints and publish them."),
+    "hub": ("hub", "List what a hub holds, or check that it can be trusted."),
     "inspect": ("inspect", "Show what an archive holds."),
     "pack": ("pack", "Write a fine-tune as one .ddct file."),
     "pull": ("pull", "Fetch a model from a hub and unpack it."),
+    "push": ("push", "Publish an archive on a hub."),
     "unpack": ("unpack", "Restore a model directory from an archive and its base."),
     "verify": ("verify", "Check an archive, and with its base everything that it decodes to."),
 }

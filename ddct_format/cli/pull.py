@@ -6,22 +6,30 @@ from pathlib import Path
 
 import click
 
+from .hub_options import HUB_HELP, hub_options
 from .output import format_bytes, json_option, print_json, print_table, show_progress
 
 __all__ = ["command"]
 
 
-@click.command(name="pull")
+@click.command(
+    name="pull",
+    help=f"""Fetch the model NAME from HUB ({HUB_HELP}) and restore it as the directory OUT.
+
+    A transfer that broke goes on where it ended when the command is run again.""",
+)
 @click.argument("hub")
 @click.argument("name")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--base", required=True, type=click.Path(path_type=Path), help="The base model that it was made for.")
+@hub_options
 @json_option
-def command(hub: str, name: str, out: Path, base: Path, as_json: bool) -> None:
-    """Fetch the model NAME from HUB (a directory or a file:// URL) and restore it as the directory OUT."""
-    from ..hub import open_hub, pull
+def command(
+    hub: str, name: str, out: Path, base: Path, endpoint: str | None, token_file: str | None, as_json: bool
+) -> None:
+    from ..hub import HubOptions, open_hub, pull
 
-    report = pull(open_hub(hub), name, base, out, progress=show_progress(as_json))
+    report = pull(open_hub(hub, HubOptions(endpoint, token_file)), name, base, out, progress=show_progress(as_json))
     if as_json:
         print_json(report.as_dict())
         return

@@ -7,16 +7,24 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ddct_format.errors import HubError
+from ddct_format.hub.check import CheckStep, check_hub
 from ddct_format.hub.directory import DirectoryHub
 from ddct_format.hub.interface import Hub
+from ddct_format.hub.notes import Notes
+from ddct_format.hub.options import HubOptions
 from ddct_format.hub.pointer import Pointer, check_name
-from ddct_format.hub.transfer import PullReport, describe_archive, publish, pull, push
+from ddct_format.hub.transfer import PullReport, annotate_archive, describe_archive, publish, pull, push
 
 __all__ = [
+    "CheckStep",
     "DirectoryHub",
     "Hub",
+    "HubOptions",
+    "Notes",
     "Pointer",
     "PullReport",
+    "annotate_archive",
+    "check_hub",
     "check_name",
     "describe_archive",
     "open_hub",
@@ -28,16 +36,30 @@ __all__ = [
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def open_hub(location: str) -> Hub:
-    """The hub at ``location``: a path, or a ``file:///`` URL.
+def open_hub(location: str, options: HubOptions | None = None) -> Hub:
+    """The hub at ``location``: a path, ``file:///path``, ``hf://owner/repository`` or ``s3://bucket/prefix``.
 
-    HubError for other kinds of URL, and if the hub is not there.
+    Raises:
+        HubError: the location is malformed, of an unknown kind, or a directory that is not there; or a
+            library that this kind needs is not installed. Services are not contacted yet.
     """
+    options = options or HubOptions()
     if _URL.match(location) is None:
         return DirectoryHub(Path(location))
     url = urlsplit(location)
-    if url.scheme.lower() != "file":
-        raise HubError(f"hubs of the kind {url.scheme}:// are not supported yet", place=location)
-    if url.netloc not in ("", "localhost") or url.query or url.fragment or not url.path.startswith("/"):
+    scheme = url.scheme.lower()
+    if scheme not in ("file", "hf", "s3"):
+        raise HubError(f"there are no hubs of the kind {scheme}://", place=location)
+    if url.query or url.fragment:
+        raise HubError("a hub's location has no ? and no #", place=location)
+    if scheme == "hf":
+        from ddct_format.hub.huggingface import HuggingFaceHub
+
+        return HuggingFaceHub(url.netloc + url.path, options)
+    if scheme == "s3":
+        from ddct_format.hub.s3 import S3Hub
+
+        return S3Hub(url.netloc, url.path.strip("/"), options)
+    if url.netloc not in ("", "localhost") or not url.path.startswith("/"):
         raise HubError("a file URL has the form file:///path", place=location)
     return DirectoryHub(Path(unquote(url.path)))

@@ -19,9 +19,9 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
-from ddct_format.errors import HubError, OutputExistsError, StorageError
+from ddct_format.errors import HubError
+from ddct_format.hub.notes import Notes
 from ddct_format.hub.pointer import (
     MAX_POINTER_BYTES,
     Pointer,
@@ -53,49 +53,47 @@ class DirectoryHub:
     def location(self) -> str:
         return str(self._root)
 
-    def has_object(self, sha256: str, size: int) -> bool:
-        path = self._object_path(sha256)
+    def has_archive(self, name: str, pointer: Pointer) -> bool:
+        check_name(name)
+        path = self._object_path(pointer.sha256)
         with _hub_errors(path):
             try:
                 status = path.stat()
             except FileNotFoundError:
                 return False
-            return stat.S_ISREG(status.st_mode) and status.st_size == size
+            return stat.S_ISREG(status.st_mode) and status.st_size == pointer.size
 
-    def put_object(self, sha256: str, size: int, path: Path) -> None:
-        if self.has_object(sha256, size):
-            return
-        target = self._object_path(sha256)
-        with self._incoming(target) as sink, _open_regular(path) as source:
+    def put_archive(self, name: str, pointer: Pointer, path: Path, notes: Notes | None = None) -> None:
+        raw = serialise_pointer(pointer)
+        parse_pointer(raw)
+        if not self.has_archive(name, pointer):
+            self._put_object(pointer, path)
+        with self._incoming(self._pointer_path(name)) as sink:
+            sink.write(raw)
+
+    def _put_object(self, pointer: Pointer, path: Path) -> None:
+        with self._incoming(self._object_path(pointer.sha256)) as sink, _open_regular(path) as source:
             shutil.copyfileobj(source, sink, _PIECE)
             # What is hashed is what was stored, not what was read: that is the promise to check.
             sink.seek(0)
             digest = hashlib.file_digest(sink, "sha256").hexdigest()
-            if sink.tell() != size or digest != sha256:
+            if sink.tell() != pointer.size or digest != pointer.sha256:
                 raise HubError("the file to publish does not have the expected size and sha256", place=path)
 
-    def fetch_object(self, sha256: str, size: int, to_path: Path) -> None:
-        source_path = self._object_path(sha256)
-        with _hub_errors(source_path):
+    def read_archive(self, name: str, pointer: Pointer, offset: int) -> Iterator[bytes]:
+        check_name(name)
+        path = self._object_path(pointer.sha256)
+        with _hub_errors(path):
             try:
-                source = _open_regular(source_path)
+                source = _open_regular(path)
             except FileNotFoundError as error:
-                raise HubError("the hub does not hold this object", place=source_path) from error
-        with source:
-            try:
-                sink = to_path.open("xb")
-            except FileExistsError as error:
-                raise OutputExistsError("exists already", place=to_path) from error
-            except OSError as error:
-                raise StorageError(_reason(error), place=to_path) from error
-            try:
-                with sink, _hub_errors(source_path):
-                    whole = _copy(source, sink, sha256, size, to_path)
-                if not whole:
-                    raise HubError("the object's bytes do not have its size and sha256", place=source_path)
-            except BaseException:
-                to_path.unlink(missing_ok=True)
-                raise
+                raise HubError("the hub does not hold this archive", place=path) from error
+            with source:
+                source.seek(offset)
+                left = pointer.size - offset + 1
+                while left > 0 and (piece := source.read(min(_PIECE, left))):
+                    left -= len(piece)
+                    yield piece
 
     def get_pointer(self, name: str) -> Pointer | None:
         path = self._pointer_path(name)
@@ -110,12 +108,6 @@ class DirectoryHub:
         except HubError as error:
             raise error.at(place=path) from None
 
-    def put_pointer(self, name: str, pointer: Pointer) -> None:
-        raw = serialise_pointer(pointer)
-        parse_pointer(raw)
-        with self._incoming(self._pointer_path(name)) as sink:
-            sink.write(raw)
-
     def list_names(self) -> tuple[str, ...]:
         refs = self._root / "refs"
         names = []
@@ -128,6 +120,19 @@ class DirectoryHub:
                         if path.suffix == ".json" and path.is_file():
                             names.append(check_name(name))
         return tuple(sorted(names))
+
+    def remove(self, name: str) -> None:
+        pointer = self.get_pointer(name)
+        if pointer is None:
+            return
+        path = self._pointer_path(name)
+        others = (self.get_pointer(other) for other in self.list_names() if other != name)
+        shared = any(other is not None and other.sha256 == pointer.sha256 for other in others)
+        with _hub_errors(path):
+            path.unlink(missing_ok=True)
+            _sync_directory(path.parent)
+            if not shared:
+                self._object_path(pointer.sha256).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> int:
         incoming = self._root / "incoming"
@@ -181,21 +186,6 @@ def _hub_errors(place: Path) -> Iterator[None]:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
-
-def _copy(source: BinaryIO, sink: BinaryIO, sha256: str, size: int, to_path: Path) -> bool:
-    """Copy at most ``size`` bytes; whether they are all of the source and have the digest."""
-    hasher = hashlib.sha256()
-    remaining = size
-    while remaining and (piece := source.read(min(_PIECE, remaining))):
-        hasher.update(piece)
-        remaining -= len(piece)
-        try:
-            sink.write(piece)
-            sink.flush()
-        except OSError as error:
-            raise StorageError(_reason(error), place=to_path) from error
-    return not remaining and not source.read(1) and hasher.hexdigest() == sha256
 
 
 def _open_regular(path: Path) -> io.BufferedReader:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from ddct_format.hub.notes import Notes
 from ddct_format.hub.pointer import Pointer
 
 __all__ = ["Hub"]
 
 
 class Hub(Protocol):
-    """A place for archives: immutable objects, named by their sha256, and pointers, named by users.
+    """A place for archives, each under a name that users chose.
 
-    A publisher puts the object first and the pointer last, so that a pointer never leads nowhere.
-    Every method may be repeated after a failure or a crash, from any process, with the same outcome.
-    Every method raises HubError when the hub refuses, cannot be reached or answers nonsense, and
-    for names, digests and pointers that ``ddct_format.hub.pointer`` refuses.
+    A name stands for a pointer, and the pointer for the bytes of one archive. Bytes come first and the
+    pointer last, or both in one atomic step, so that a pointer never leads nowhere. Every method may be
+    repeated after a failure or a crash, from any process, with the same outcome. Every method raises
+    HubError when the hub refuses, cannot be reached or answers nonsense, and for names, digests and
+    pointers that ``ddct_format.hub.pointer`` refuses.
     """
 
     @property
@@ -24,38 +27,39 @@ class Hub(Protocol):
         """Where the hub is, for messages; what ``open_hub`` accepts."""
         ...
 
-    def has_object(self, sha256: str, size: int) -> bool:
-        """Whether the hub holds the whole object, as far as it can tell without reading it all."""
-        ...
-
-    def put_object(self, sha256: str, size: int, path: Path) -> None:
-        """Store the file at ``path`` as the object ``sha256``.
-
-        On return the object is durable, and the bytes that the hub holds have that digest and size.
-        If they have not, HubError, and no object appears. An object that is already there whole is
-        left alone; one that is damaged is replaced.
-        """
-        ...
-
-    def fetch_object(self, sha256: str, size: int, to_path: Path) -> None:
-        """Write the object to the new file ``to_path``.
-
-        Reads at most ``size`` bytes and checks the digest. On any failure nothing is left at
-        ``to_path``. A file that was already there is an OutputExistsError and is left alone; a full
-        disk on this side is a StorageError.
-        """
-        ...
-
     def get_pointer(self, name: str) -> Pointer | None:
-        """The pointer of that name, or None if there is none."""
+        """What ``name`` stands for, or None if nothing is published under it."""
         ...
 
-    def put_pointer(self, name: str, pointer: Pointer) -> None:
-        """Let ``name`` stand for ``pointer``, whatever it stood for. Atomic, and durable on return."""
+    def has_archive(self, name: str, pointer: Pointer) -> bool:
+        """Whether the hub holds the whole archive of ``name``, as far as it can tell without reading it all."""
+        ...
+
+    def put_archive(self, name: str, pointer: Pointer, path: Path, notes: Notes | None = None) -> None:
+        """Store the file at ``path`` and let ``name`` stand for ``pointer``, whatever it stood for.
+
+        On return both are durable, and the bytes that the hub holds have the pointer's digest and size.
+        If the file has not, HubError, and nothing appears. Bytes that are there already are not sent
+        again; damaged ones are replaced.
+
+        Args:
+            notes: what a hub with a page for people may show there.
+        """
+        ...
+
+    def read_archive(self, name: str, pointer: Pointer, offset: int) -> Iterator[bytes]:
+        """The archive's bytes from ``offset`` on, in pieces; unchecked, and at most one byte too many.
+
+        HubError may come after some pieces; the caller then asks again from where they ended.
+        """
         ...
 
     def list_names(self) -> tuple[str, ...]:
         """Every published name, sorted."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Forget ``name``, and its bytes unless another name needs them; nothing happens if it is not there."""
         ...
 
     def remove_leftovers(self) -> int:

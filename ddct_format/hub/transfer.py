@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ddct_format.errors import DdctError, HubError, OutputExistsError, StorageError
+from ddct_format.hub.fetch import fetch_archive
 from ddct_format.hub.interface import Hub
+from ddct_format.hub.notes import Notes, notes_of
 from ddct_format.hub.pointer import Pointer, check_name
 
 Progress = Callable[[int, int, str], None]
 """Called with bytes done, bytes in all and what is being done."""
 
-__all__ = ["PullReport", "describe_archive", "publish", "pull", "push"]
+__all__ = ["PullReport", "annotate_archive", "describe_archive", "publish", "pull", "push"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class PullReport:
     Attributes:
         name: the published name.
         output: the model directory that was made.
-        fetched: bytes that came from the hub.
+        fetched: bytes that came from the hub; fewer than the archive has if an earlier attempt left some.
         content_id, base_id, target_id: as in the hub's pointer, and checked.
         applied: tensors whose digest was checked after decoding, of ``tensors`` tensors.
         seconds: for everything.
@@ -73,7 +74,24 @@ def describe_archive(archive: Path) -> Pointer:
     )
 
 
-def publish(hub: Hub, name: str, pointer: Pointer, archive: Path, *, replaces: str | None = None) -> Pointer:
+def annotate_archive(archive: Path) -> Notes:
+    """What a hub may tell people about the archive. Errors of ``describe_archive``."""
+    from ddct_format.container.reader import ArchiveReader
+    from ddct_format.container.source import FileSource
+
+    with ArchiveReader.open(FileSource(archive)) as reader:
+        return notes_of(reader.metadata, reader.file_size)
+
+
+def publish(
+    hub: Hub,
+    name: str,
+    pointer: Pointer,
+    archive: Path,
+    *,
+    replaces: str | None = None,
+    notes: Notes | None = None,
+) -> Pointer:
     """Publish ``archive`` under ``name``; the hub is the truth about what is already done.
 
     Safe to repeat after a crash at any moment. If the name already stands for the same content, in
@@ -83,6 +101,7 @@ def publish(hub: Hub, name: str, pointer: Pointer, archive: Path, *, replaces: s
         pointer: describes ``archive``.
         replaces: sha256 of the archive that this publisher published under the name before. A name
             that stands for anything else is not overwritten.
+        notes: for the hub's page about it, if it has one.
 
     Returns:
         The pointer that the hub holds afterwards.
@@ -93,7 +112,7 @@ def publish(hub: Hub, name: str, pointer: Pointer, archive: Path, *, replaces: s
     """
     there = hub.get_pointer(name)
     if there is not None:
-        if there.content_id == pointer.content_id and hub.has_object(there.sha256, there.size):
+        if there.content_id == pointer.content_id and hub.has_archive(name, there):
             return there
         if there.sha256 != replaces and there.content_id != pointer.content_id:
             raise HubError(
@@ -101,9 +120,8 @@ def publish(hub: Hub, name: str, pointer: Pointer, archive: Path, *, replaces: s
                 "which was not published from here",
                 place=hub.location,
             )
-    hub.put_object(pointer.sha256, pointer.size, archive)
-    hub.put_pointer(name, pointer)
-    if hub.get_pointer(name) != pointer or not hub.has_object(pointer.sha256, pointer.size):
+    hub.put_archive(name, pointer, archive, notes)
+    if hub.get_pointer(name) != pointer or not hub.has_archive(name, pointer):
         raise HubError(f"{name!r} was published but the hub does not show it", place=hub.location)
     return pointer
 
@@ -111,13 +129,14 @@ def publish(hub: Hub, name: str, pointer: Pointer, archive: Path, *, replaces: s
 def push(hub: Hub, name: str, archive: Path) -> Pointer:
     """Publish an archive of this disk under ``name``. Errors of ``describe_archive`` and ``publish``."""
     check_name(name)
-    return publish(hub, name, describe_archive(archive), archive)
+    return publish(hub, name, describe_archive(archive), archive, notes=annotate_archive(archive))
 
 
 def pull(hub: Hub, name: str, base: Path, out: Path, *, progress: Progress | None = None) -> PullReport:
     """Fetch the archive that ``name`` stands for and decode it against ``base`` into the new ``out``.
 
-    The archive is kept beside ``out`` while it is needed and removed afterwards, whatever happens.
+    The archive is kept beside ``out`` while it is needed and removed afterwards. Only if the transfer itself
+    breaks, its part stays there, and the next pull to ``out`` goes on from it.
 
     Raises:
         HubError: no such name, or the hub's bytes are not what its pointer promises.
@@ -132,8 +151,8 @@ def pull(hub: Hub, name: str, base: Path, out: Path, *, progress: Progress | Non
     pointer = hub.get_pointer(name)
     if pointer is None:
         raise HubError(f"nothing is published as {name!r}", place=hub.location)
-    temporary = out.absolute().with_name(f".{out.name}.{secrets.token_hex(8)}.ddct")
-    hub.fetch_object(pointer.sha256, pointer.size, temporary)
+    temporary = out.absolute().with_name(f".{out.name}.{pointer.sha256[:16]}.ddct-part")
+    fetched = fetch_archive(hub, name, pointer, temporary, progress=progress)
     try:
         if describe_archive(temporary) != pointer:
             raise HubError(f"the pointer {name!r} does not describe its own archive", place=hub.location)
@@ -148,7 +167,7 @@ def pull(hub: Hub, name: str, base: Path, out: Path, *, progress: Progress | Non
     return PullReport(
         name=name,
         output=str(out),
-        fetched=pointer.size,
+        fetched=fetched,
         content_id=report.content_id,
         base_id=pointer.base_id,
         target_id=report.target_id,

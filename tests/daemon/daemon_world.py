@@ -39,7 +39,16 @@ class World:
         self.daemons: list[subprocess.Popen[bytes]] = []
         self.configure()
 
-    def configure(self, *, base: str = "base", device: str = "reference", rescan: float = 1, stop: float = 20) -> None:
+    def configure(
+        self,
+        *,
+        base: str = "base",
+        device: str = "reference",
+        rescan: float = 1,
+        stop: float = 20,
+        hub: str = 'path = "hub"\nname = "my-run"',
+        more: str = "",
+    ) -> None:
         self.config.write_text(
             f"""
             [watch]
@@ -53,11 +62,11 @@ class World:
             device = "{device}"
             nice = 0
             [hub]
-            path = "hub"
-            name = "my-run"
+            {hub}
             [state]
             path = "state"
             stop_seconds = {stop}
+            {more}
             """
         )
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ddct_daemon.config import load_config
+from ddct_daemon.retention import RetentionPolicy
 from ddct_format.errors import ConfigError
+from ddct_format.hub import HubOptions
 
 MINIMAL = """
 [watch]
@@ -50,6 +52,22 @@ def test_a_hub_may_be_a_url(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, text)).hub == "file:///srv/hub"
 
 
+def test_how_to_reach_a_hub_is_kept_apart_from_where_it_is(tmp_path: Path) -> None:
+    text = MINIMAL.replace('path = "hub"', 'url = "hf://acme/run"\nendpoint = "http://x"\ntoken_file = "token"')
+    config = load_config(write(tmp_path, text.replace('name = "my-run"', "public = true")))
+    assert (config.hub, config.hub_name) == ("hf://acme/run", "")
+    assert config.hub_options == HubOptions("http://x", str(tmp_path / "token"), public=True)
+
+
+def test_what_could_hurt_is_off_unless_it_is_asked_for(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL))
+    assert config.retention is None
+    assert config.status_port is None
+    assert config.hub_options.public is False
+    asked = load_config(write(tmp_path, MINIMAL + "[retention]\nkeep_last = 2\n"))
+    assert asked.retention == RetentionPolicy(keep_last=2, keep_every=0, dry_run=True)
+
+
 def test_every_key_is_taken(tmp_path: Path) -> None:
     text = MINIMAL.replace("[base]", "settle_seconds = 0.5\nplain_settle_seconds = 2\nrescan_seconds = 3\n[base]")
     text += 'stop_seconds = 0\n[pack]\npreset = "paper-mix"\ndevice = "reference"\nthreads = 2\nnice = 19\n'
@@ -67,7 +85,7 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         ('path = "runs"', "", r"\[watch\] path: is required"),
         ('path = "base"', "", r"\[base\] path: is required"),
         ('path = "state"', "", r"\[state\] path: is required"),
-        ('name = "my-run"', "", r"\[hub\] name: is required"),
+        ('name = "my-run"', 'name = "my-run"\npublic = 1', r"\[hub\] public: must be true or false"),
         ('path = "hub"', "", r"\[hub\] needs either path or url"),
         ('path = "hub"', 'path = "hub"\nurl = "file:///x"', r"\[hub\] needs either path or url"),
         ('name = "my-run"', 'name = "../up"', r"\[hub\] name: .*'\.\.'"),
@@ -81,6 +99,12 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         ("[base]", "rescan_seconds = 0\n[base]", r"\[watch\] rescan_seconds: must be in 0\.05"),
         ("[base]", "[pack]\nthreads = 0\n[base]", r"\[pack\] threads: must be a whole number"),
         ("[base]", "[pack]\nnice = 1.5\n[base]", r"\[pack\] nice: must be a whole number"),
+        ("[base]", "[pack]\nmemory_megabytes = -1\n[base]", r"\[pack\] memory_megabytes: must be a whole"),
+        ("[base]", "[status]\nport = 70000\n[base]", r"\[status\] port: must be a whole number"),
+        ("[base]", "[retention]\nkeep_every = 5\n[base]", r"\[retention\] keep_last: is required"),
+        ("[base]", "[retention]\nkeep_last = 0\n[base]", r"\[retention\] keep_last: must be a whole number"),
+        ("[base]", "[base]\nothers = 5", r"\[base\] others: must be a list of texts"),
+        ("[base]", "[base]\nothers = [5]", r"\[base\] others: must be a list of texts"),
         ("[watch]", "watch = 5\n[x]", r"unknown section|must be a section"),
         ("[watch]", "[watch", "not valid TOML"),
     ],

@@ -25,8 +25,11 @@ def test_a_checkpoint_of_a_running_trainer_is_published_once_and_comes_back(
     daemon = world.start()
     with subprocess.Popen([sys.executable, TRAINER, world.runs / "checkpoint-10", "10", "1", "0.12"]) as trainer:
         while trainer.poll() is None:
-            assert world.stage("checkpoint-10") in (None, "seen")
-            assert not world.pointers()
+            stage, pointers = world.stage("checkpoint-10"), world.pointers()
+            # The process may outlive its last write by more than the settling time.
+            if not (world.runs / "checkpoint-10" / "trainer_state.json").exists():
+                assert stage in (None, "seen")
+                assert not pointers
     assert trainer.returncode == 0
     before = digest_tree(world.runs)
     world.wait_for_stage("checkpoint-10", "published")
@@ -212,7 +215,7 @@ def test_status_shows_a_line_and_a_reason_per_checkpoint(world: World, ddct: Ddc
     assert first == f"daemon: running, process {daemon.pid}"
     assert line.startswith("checkpoint-1  published   as my-run/checkpoint-1, 0.04 MB -> ")
     status = json.loads(ddct("daemon", "status", "--config", world.config, "--json").stdout)
-    assert status["daemon"] == {"running": True, "process": daemon.pid}
+    assert status["daemon"] == {"running": True, "process": daemon.pid, "paused": False}
     assert status["checkpoints"][0]["sha256"] == world.pointers()["my-run/checkpoint-1"]["sha256"]
     world.stop()
 
@@ -229,7 +232,7 @@ def test_pull_on_the_command_line_brings_a_model_back(world: World, ddct: DdctCo
     again = ddct(*arguments)
     assert again.returncode == 8
     assert again.stderr.count("\n") == 1
-    assert ddct("pull", "s3://bucket", "x", "--base", world.base, world.root / "new").returncode == 11
+    assert ddct("pull", "ftp://bucket", "x", "--base", world.base, world.root / "new").returncode == 11
 
 
 def test_the_command_runs_the_daemon_and_refuses_a_bad_configuration(world: World, ddct: DdctCommand) -> None:

@@ -9,8 +9,25 @@ import pytest
 from ddct_daemon.config import Config
 from ddct_daemon.publish import published_name
 from ddct_format.errors import HubError
+from ddct_format.hub import HubOptions
 
-CONFIG = Config(Path("w"), 1, 1, 1, Path("b"), "paper", "cpu", 1, 0, "hub", "team/run", Path("s"), 1)
+CONFIG = Config(
+    watch_path=Path("w"),
+    settle_seconds=1,
+    plain_settle_seconds=1,
+    rescan_seconds=1,
+    base_path=Path("b"),
+    base_repo="",
+    preset="paper",
+    device="cpu",
+    threads=1,
+    nice=0,
+    hub="hub",
+    hub_name="team/run",
+    hub_options=HubOptions(),
+    state_path=Path("s"),
+    stop_seconds=1,
+)
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,14 @@ def job(tmp_path: Path) -> dict[str, Any]:
         "name": "model",
         "watch": str(tmp_path / "runs"),
         "fingerprint": fingerprint(tmp_path / "runs"),
-        "base": str(tmp_path / "base"),
+        "bases": [str(tmp_path / "base")],
         "out": str(tmp_path / "spool" / "archive.ddct"),
         "preset": "paper",
         "device": "reference",
         "threads": 1,
         "nice": 0,
+        "base_names": {},
+        "memory": 0,
     }
 
 

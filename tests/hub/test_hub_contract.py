@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hub_objects import MakeObject
 
-from ddct_format.errors import HubError, OutputExistsError
-from ddct_format.hub import Hub, open_hub
+from ddct_format.errors import HubError
+from ddct_format.hub import Hub, HubOptions, open_hub
+from ddct_format.hub.fetch import fetch_archive
 
 HOSTILE_NAMES = [
     "",
@@ -37,106 +40,140 @@ HOSTILE_NAMES = [
 ]
 
 
-@pytest.fixture(params=["directory"])
+@pytest.fixture(params=["directory", "hf-lfs", "hf-xet", "hf-weak", "s3", "s3-weak"])
 def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Hub:
-    assert request.param == "directory"
-    (tmp_path / "hub").mkdir()
-    return open_hub(str(tmp_path / "hub"))
+    kind = request.param
+    if kind == "directory":
+        (tmp_path / "hub").mkdir()
+        return open_hub(str(tmp_path / "hub"))
+    server = request.getfixturevalue(kind.replace("-", "_"))
+    unique = secrets.token_hex(8)
+    if kind.startswith("s3"):
+        return open_hub(f"s3://bucket/{kind}/{unique}", HubOptions(endpoint=server))
+    return open_hub(f"hf://acme/{unique}", HubOptions(endpoint=server.url, token_file=str(server.token_file)))
 
 
-def test_an_object_comes_back_as_it_was_put(hub: Hub, make_object: MakeObject, tmp_path: Path) -> None:
+def test_an_archive_comes_back_as_it_was_put(hub: Hub, make_object: MakeObject, tmp_path: Path) -> None:
     thing = make_object(b"archive" * 500_000)
-    assert not hub.has_object(thing.sha256, thing.size)
-    hub.put_object(thing.sha256, thing.size, thing.path)
-    assert hub.has_object(thing.sha256, thing.size)
-    hub.fetch_object(thing.sha256, thing.size, tmp_path / "fetched")
+    pointer = thing.pointer()
+    assert hub.get_pointer("run/checkpoint-1") is None
+    assert not hub.has_archive("run/checkpoint-1", pointer)
+    hub.put_archive("run/checkpoint-1", pointer, thing.path)
+    assert hub.get_pointer("run/checkpoint-1") == pointer
+    assert hub.has_archive("run/checkpoint-1", pointer)
+    assert fetch_archive(hub, "run/checkpoint-1", pointer, tmp_path / "fetched") == thing.size
     assert (tmp_path / "fetched").read_bytes() == thing.path.read_bytes()
 
 
-def test_putting_an_object_twice_is_as_good_as_once(hub: Hub, make_object: MakeObject) -> None:
+def test_reading_starts_where_it_is_told_to(hub: Hub, make_object: MakeObject) -> None:
+    thing = make_object(bytes(range(256)) * 4000)
+    hub.put_archive("run", thing.pointer(), thing.path)
+    for offset in (1, 700_001, thing.size - 1):
+        assert b"".join(hub.read_archive("run", thing.pointer(), offset)) == thing.path.read_bytes()[offset:]
+
+
+def test_fetching_goes_on_from_what_is_there(hub: Hub, make_object: MakeObject, tmp_path: Path) -> None:
+    thing = make_object(b"archive" * 10_000)
+    hub.put_archive("run", thing.pointer(), thing.path)
+    (tmp_path / "part").write_bytes(thing.path.read_bytes()[:60_000])
+    assert fetch_archive(hub, "run", thing.pointer(), tmp_path / "part") == 10_000
+    assert (tmp_path / "part").read_bytes() == thing.path.read_bytes()
+
+
+@pytest.mark.parametrize("rubbish", [b"x" * 60_000, b"x" * 70_000, b"x" * 80_000])
+def test_fetching_on_from_other_bytes_starts_again(
+    hub: Hub, make_object: MakeObject, tmp_path: Path, rubbish: bytes
+) -> None:
+    thing = make_object(b"archive" * 10_000)
+    hub.put_archive("run", thing.pointer(), thing.path)
+    (tmp_path / "part").write_bytes(rubbish)
+    fetch_archive(hub, "run", thing.pointer(), tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == thing.path.read_bytes()
+
+
+def test_putting_twice_is_as_good_as_once(hub: Hub, make_object: MakeObject) -> None:
     thing = make_object(b"archive")
-    hub.put_object(thing.sha256, thing.size, thing.path)
-    hub.put_object(thing.sha256, thing.size, thing.path)
-    assert hub.has_object(thing.sha256, thing.size)
+    hub.put_archive("run", thing.pointer(), thing.path)
+    hub.put_archive("run", thing.pointer(), thing.path)
+    assert hub.has_archive("run", thing.pointer())
+
+
+def test_two_names_may_stand_for_the_same_bytes(hub: Hub, make_object: MakeObject) -> None:
+    thing = make_object(b"archive")
+    for name in ("run/checkpoint-1", "run/best"):
+        hub.put_archive(name, thing.pointer(), thing.path)
+    hub.remove("run/checkpoint-1")
+    assert hub.list_names() == ("run/best",)
+    assert b"".join(hub.read_archive("run/best", thing.pointer(), 0)) == b"archive"
 
 
 @pytest.mark.parametrize("change", ["other bytes", "shorter", "longer"])
-def test_an_object_that_is_not_what_it_is_called_never_appears(hub: Hub, make_object: MakeObject, change: str) -> None:
+def test_a_file_that_is_not_what_its_pointer_says_never_appears(hub: Hub, make_object: MakeObject, change: str) -> None:
     thing = make_object(b"archive")
     thing.path.write_bytes({"other bytes": b"ARCHIVE", "shorter": b"archiv", "longer": b"archives"}[change])
     with pytest.raises(HubError, match="sha256"):
-        hub.put_object(thing.sha256, thing.size, thing.path)
-    assert not hub.has_object(thing.sha256, thing.size)
+        hub.put_archive("run", thing.pointer(), thing.path)
+    assert hub.get_pointer("run") is None
+    assert not hub.has_archive("run", thing.pointer())
     assert hub.remove_leftovers() == 0
 
 
-def test_an_object_that_is_not_there_cannot_be_fetched(hub: Hub, tmp_path: Path) -> None:
+def test_an_archive_that_is_not_there_cannot_be_fetched(hub: Hub, make_object: MakeObject, tmp_path: Path) -> None:
     with pytest.raises(HubError):
-        hub.fetch_object("0" * 64, 10, tmp_path / "fetched")
-    assert not (tmp_path / "fetched").exists()
+        fetch_archive(hub, "run", make_object(b"archive").pointer(), tmp_path / "fetched")
 
 
-def test_fetching_does_not_overwrite(hub: Hub, make_object: MakeObject, tmp_path: Path) -> None:
+def test_fetching_with_another_size_is_refused(hub: Hub, make_object: MakeObject, tmp_path: Path) -> None:
     thing = make_object(b"archive")
-    hub.put_object(thing.sha256, thing.size, thing.path)
-    (tmp_path / "mine").write_bytes(b"precious")
-    with pytest.raises(OutputExistsError):
-        hub.fetch_object(thing.sha256, thing.size, tmp_path / "mine")
-    assert (tmp_path / "mine").read_bytes() == b"precious"
-
-
-def test_fetching_with_another_size_is_refused_and_leaves_nothing(
-    hub: Hub, make_object: MakeObject, tmp_path: Path
-) -> None:
-    thing = make_object(b"archive")
-    hub.put_object(thing.sha256, thing.size, thing.path)
+    hub.put_archive("run", thing.pointer(), thing.path)
     for size in (thing.size - 1, thing.size + 1):
         with pytest.raises(HubError):
-            hub.fetch_object(thing.sha256, size, tmp_path / "fetched")
-        assert not (tmp_path / "fetched").exists()
+            fetch_archive(hub, "run", replace(thing.pointer(), size=size), tmp_path / f"fetched-{size}")
 
 
 @pytest.mark.parametrize("sha256", ["", "0" * 63, "A" * 64, "../" + "0" * 61, "0" * 64 + "\n"])
-def test_an_object_key_must_be_a_sha256(hub: Hub, make_object: MakeObject, tmp_path: Path, sha256: str) -> None:
+def test_a_digest_must_be_a_sha256(hub: Hub, make_object: MakeObject, sha256: str) -> None:
     thing = make_object(b"archive")
-    for use in (
-        lambda: hub.has_object(sha256, 7),
-        lambda: hub.put_object(sha256, 7, thing.path),
-        lambda: hub.fetch_object(sha256, 7, tmp_path / "fetched"),
-    ):
-        with pytest.raises(HubError):
-            use()
+    with pytest.raises(HubError):
+        hub.put_archive("run", replace(thing.pointer(), sha256=sha256), thing.path)
 
 
-def test_a_pointer_comes_back_and_is_replaced(hub: Hub, make_object: MakeObject) -> None:
-    first, second = make_object(b"first").pointer("1"), make_object(b"second").pointer("2")
-    assert hub.get_pointer("run/checkpoint-1") is None
-    hub.put_pointer("run/checkpoint-1", first)
-    assert hub.get_pointer("run/checkpoint-1") == first
-    hub.put_pointer("run/checkpoint-1", second)
-    assert hub.get_pointer("run/checkpoint-1") == second
+def test_a_name_is_replaced(hub: Hub, make_object: MakeObject) -> None:
+    first, second = make_object(b"first"), make_object(b"second")
+    for thing, content in ((first, "1"), (second, "2")):
+        hub.put_archive("run/checkpoint-1", thing.pointer(content), thing.path)
+        assert hub.get_pointer("run/checkpoint-1") == thing.pointer(content)
+        assert b"".join(hub.read_archive("run/checkpoint-1", thing.pointer(content), 0)) == thing.path.read_bytes()
 
 
-def test_names_are_listed_in_order_whatever_their_depth(hub: Hub, make_object: MakeObject) -> None:
-    pointer = make_object(b"archive").pointer()
+def test_names_are_listed_in_order_whatever_their_depth_and_removed_alone(hub: Hub, make_object: MakeObject) -> None:
+    thing = make_object(b"archive")
     assert hub.list_names() == ()
     for name in ("run/checkpoint-2", "run", "other.model_1-x", "run/checkpoint-2/b"):
-        hub.put_pointer(name, pointer)
+        hub.put_archive(name, thing.pointer(), thing.path)
     assert hub.list_names() == ("other.model_1-x", "run", "run/checkpoint-2", "run/checkpoint-2/b")
+    for _ in range(2):
+        hub.remove("run/checkpoint-2")
+        assert hub.list_names() == ("other.model_1-x", "run", "run/checkpoint-2/b")
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_a_name_that_could_mean_something_else_is_refused(hub: Hub, make_object: MakeObject, name: str) -> None:
-    with pytest.raises(HubError):
-        hub.put_pointer(name, make_object(b"archive").pointer())
-    with pytest.raises(HubError):
-        hub.get_pointer(name)
+    thing = make_object(b"archive")
+    for use in (
+        lambda: hub.put_archive(name, thing.pointer(), thing.path),
+        lambda: hub.get_pointer(name),
+        lambda: hub.has_archive(name, thing.pointer()),
+        lambda: list(hub.read_archive(name, thing.pointer(), 0)),
+        lambda: hub.remove(name),
+    ):
+        with pytest.raises(HubError):
+            use()
     assert hub.list_names() == ()
 
 
 def test_a_quiet_hub_has_no_leftovers(hub: Hub, make_object: MakeObject) -> None:
     thing = make_object(b"archive")
-    hub.put_object(thing.sha256, thing.size, thing.path)
-    hub.put_pointer("run", thing.pointer())
+    hub.put_archive("run", thing.pointer(), thing.path)
     assert hub.remove_leftovers() == 0
-    assert hub.has_object(thing.sha256, thing.size)
+    assert hub.has_archive("run", thing.pointer())

@@ -1,0 +1,44 @@
+"""Staying out of the way of the training: last in line for CPU and disk, and no more memory than allowed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import resource
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["drop_from_cache", "limit_memory", "lower_priority"]
+
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+"""Number of the system call ioprio_set(2), which the C library does not offer."""
+_THIS_PROCESS = 1
+_CLASS_IDLE = 3 << 13
+
+
+def lower_priority(nice: int) -> None:
+    """Raise this process's niceness; unless that is 0, the disk serves it only when nobody else wants it."""
+    os.nice(nice)
+    number = _IOPRIO_SET.get(platform.machine())
+    if nice and number is not None:
+        # Where the kernel or a sandbox refuses, the pack is merely less polite.
+        ctypes.CDLL(None).syscall(number, _THIS_PROCESS, 0, _CLASS_IDLE)
+
+
+def limit_memory(size: int) -> None:
+    """Let allocations beyond ``size`` bytes fail, which ends the pack with a reason; 0 for no limit."""
+    if size:
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+def drop_from_cache(paths: Iterable[Path]) -> None:
+    """Let the kernel forget files that were read once: the training needs its memory for its own data."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)

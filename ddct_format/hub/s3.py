@@ -1,0 +1,272 @@
+"""S3 and stores that speak its language, through boto3 (``pip install ddct[s3]``).
+
+Layout: that of a directory hub, below the prefix::
+
+    objects/<first two digits of the sha256>/<sha256>.ddct
+    refs/<name>.json
+
+Nothing depends on entity tags or user metadata, which stores fill as they like: what counts is the sha256
+of the bytes read back. Conditional writes are asked for; a store that ignores them loses nothing but the
+protection of two publishers from each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ddct_format.errors import HubError
+from ddct_format.hub.notes import Notes
+from ddct_format.hub.options import HubOptions
+from ddct_format.hub.pointer import (
+    MAX_POINTER_BYTES,
+    Pointer,
+    check_name,
+    check_sha256,
+    parse_pointer,
+    serialise_pointer,
+)
+from ddct_format.hub.token import scrub
+
+__all__ = ["S3Hub"]
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PREFIX = re.compile(r"([A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*)?", re.ASCII)
+_PART_BYTES = 16 << 20
+_PIECE = 1 << 20
+_MISSING = ("404", "NoSuchKey", "NotFound")
+_NO_CONDITIONS = ("501", "NotImplemented", "InvalidArgument", "InvalidRequest")
+
+
+class S3Hub:
+    """The Hub protocol on a bucket, which must exist. Credentials and region come from where AWS tools look.
+
+    Args:
+        bucket, prefix: where; the prefix may be empty.
+        options: ``endpoint`` for stores other than Amazon's.
+    """
+
+    def __init__(self, bucket: str, prefix: str, options: HubOptions) -> None:
+        self.location = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")
+        if _BUCKET.fullmatch(bucket) is None or _PREFIX.fullmatch(prefix) is None:
+            raise HubError("a bucket is written s3://bucket or s3://bucket/prefix", place=self.location)
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._client = _client(options, self.location)
+
+    def get_pointer(self, name: str) -> Pointer | None:
+        return self._read_pointer(name)[0]
+
+    def has_archive(self, name: str, pointer: Pointer) -> bool:
+        check_name(name)
+        return self._object_size(self._object_key(pointer)) == pointer.size
+
+    def put_archive(self, name: str, pointer: Pointer, path: Path, notes: Notes | None = None) -> None:
+        raw = serialise_pointer(pointer)
+        parse_pointer(raw)
+        there, condition = self._read_pointer(name)
+        size = self._object_size(self._object_key(pointer))
+        if size != pointer.size:
+            self._put_object(pointer, path, replace=size is not None)
+        if there != pointer:
+            self._put(self._pointer_key(name), raw, condition)
+
+    def read_archive(self, name: str, pointer: Pointer, offset: int) -> Iterator[bytes]:
+        check_name(name)
+        yield from self._read(self._object_key(pointer), offset, pointer.size - offset + 1)
+
+    def list_names(self) -> tuple[str, ...]:
+        prefix, names = f"{self._prefix}refs/", []
+        for page in self._pages("list_objects_v2", Prefix=prefix):
+            for entry in page.get("Contents", ()):
+                name = entry["Key"].removeprefix(prefix)
+                with contextlib.suppress(HubError):
+                    if name.endswith(".json"):
+                        names.append(check_name(name.removesuffix(".json")))
+        return tuple(sorted(names))
+
+    def remove(self, name: str) -> None:
+        pointer = self.get_pointer(name)
+        if pointer is None:
+            return
+        others = (self.get_pointer(other) for other in self.list_names() if other != name)
+        shared = any(other is not None and other.sha256 == pointer.sha256 for other in others)
+        with self._errors():
+            self._client.delete_object(Bucket=self._bucket, Key=self._pointer_key(name))
+            if not shared:
+                self._client.delete_object(Bucket=self._bucket, Key=self._object_key(pointer))
+
+    def remove_leftovers(self) -> int:
+        """Nothing: an upload in parts that a dead writer began is aborted by the next one of the same archive."""
+        return 0
+
+    def _put_object(self, pointer: Pointer, path: Path, *, replace: bool) -> None:
+        key = self._object_key(pointer)
+        self._abort_uploads(key)
+        with _open(path) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != pointer.sha256 or file.tell() != pointer.size:
+                raise HubError("the file to publish does not have the expected size and sha256", place=path)
+            file.seek(0)
+            if pointer.size <= _PART_BYTES:
+                with contextlib.suppress(_AlreadyThereError):
+                    self._put(key, file.read(_PART_BYTES + 1), {} if replace else {"IfNoneMatch": "*"})
+            else:
+                self._put_parts(key, file, {} if replace else {"IfNoneMatch": "*"})
+        hasher = hashlib.sha256()
+        for piece in self._read(key, 0, pointer.size + 1):
+            hasher.update(piece)
+        if hasher.hexdigest() != pointer.sha256:
+            with self._errors():
+                self._client.delete_object(Bucket=self._bucket, Key=key)
+            raise HubError("the store gave back other bytes than were sent; they were removed", place=self.location)
+
+    def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
+        """Write a small object if the condition holds; without it where the store has no conditions."""
+        arguments = {"Bucket": self._bucket, "Key": key, "Body": data}
+        with self._errors():
+            try:
+                self._client.put_object(**arguments, **condition)
+            except Exception as error:
+                if not condition or _code(error) not in _NO_CONDITIONS:
+                    raise
+                self._client.put_object(**arguments)
+
+    def _put_parts(self, key: str, file: Any, condition: dict[str, str]) -> None:
+        target = {"Bucket": self._bucket, "Key": key}
+        with self._errors():
+            upload = target | {"UploadId": self._client.create_multipart_upload(**target)["UploadId"]}
+            try:
+                parts: list[dict[str, object]] = []
+                while data := file.read(_PART_BYTES):
+                    number = len(parts) + 1
+                    part = self._client.upload_part(**upload, PartNumber=number, Body=data)
+                    parts.append({"PartNumber": number, "ETag": part["ETag"]})
+                done = upload | {"MultipartUpload": {"Parts": parts}}
+                try:
+                    self._client.complete_multipart_upload(**done, **condition)
+                except Exception as error:
+                    if _code(error) in ("412", "PreconditionFailed"):
+                        self._client.abort_multipart_upload(**upload)
+                    elif condition and _code(error) in _NO_CONDITIONS:
+                        self._client.complete_multipart_upload(**done)
+                    else:
+                        raise
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._client.abort_multipart_upload(**upload)
+                raise
+
+    def _abort_uploads(self, key: str) -> None:
+        for page in self._pages("list_multipart_uploads", Prefix=key):
+            for upload in page.get("Uploads", ()):
+                if upload["Key"] == key:
+                    with self._errors():
+                        self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload["UploadId"])
+
+    def _read_pointer(self, name: str) -> tuple[Pointer | None, dict[str, str]]:
+        """The pointer, and the condition under which it may be replaced: that it is still this one."""
+        key = self._pointer_key(name)
+        with self._errors():
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            except Exception as error:
+                if _code(error) in _MISSING:
+                    return None, {"IfNoneMatch": "*"}
+                raise
+            with answer["Body"] as body:
+                raw = body.read(MAX_POINTER_BYTES + 1)
+        try:
+            return parse_pointer(raw), {"IfMatch": answer["ETag"]}
+        except HubError as error:
+            raise error.at(place=f"{self.location}/refs/{name}.json") from None
+
+    def _read(self, key: str, offset: int, limit: int) -> Iterator[bytes]:
+        arguments = {"Bucket": self._bucket, "Key": key}
+        if offset:
+            arguments["Range"] = f"bytes={offset}-"
+        with self._errors():
+            answer = self._client.get_object(**arguments)
+            # A store that ignores ranges sends all, again.
+            skip = 0 if "ContentRange" in answer else offset
+            with contextlib.closing(answer["Body"]) as body:
+                while limit > 0 and (piece := body.read(_PIECE)):
+                    useful = piece[skip:][:limit]
+                    skip = max(0, skip - len(piece))
+                    limit -= len(useful)
+                    if useful:
+                        yield useful
+
+    def _object_size(self, key: str) -> int | None:
+        with self._errors():
+            try:
+                return int(self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"])
+            except Exception as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def _pages(self, request: str, **arguments: str) -> Iterator[dict[str, Any]]:
+        with self._errors():
+            yield from self._client.get_paginator(request).paginate(Bucket=self._bucket, **arguments)
+
+    def _object_key(self, pointer: Pointer) -> str:
+        sha256 = check_sha256(pointer.sha256)
+        return f"{self._prefix}objects/{sha256[:2]}/{sha256}.ddct"
+
+    def _pointer_key(self, name: str) -> str:
+        return f"{self._prefix}refs/{check_name(name)}.json"
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what boto3 raises, which shares no base with its HTTP client's errors, into HubError."""
+        try:
+            yield
+        except HubError:
+            raise
+        except Exception as error:
+            if _code(error) in ("412", "PreconditionFailed"):
+                raise _AlreadyThereError("somebody else published there meanwhile", place=self.location) from error
+            pause = 60.0 if _code(error) in ("429", "503", "SlowDown", "TooManyRequests") else None
+            raise HubError(scrub(str(error), None), place=self.location, retry_after=pause) from error
+
+
+class _AlreadyThereError(HubError):
+    """A condition did not hold."""
+
+
+def _client(options: HubOptions, location: str) -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        raise HubError("s3:// needs boto3: pip install 'ddct[s3]'", place=location) from error
+    # Checksums beyond what a request requires are refused by many stores that are not Amazon's.
+    config = Config(
+        retries={"max_attempts": 3, "mode": "standard"},
+        connect_timeout=20,
+        read_timeout=60,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        return boto3.client("s3", endpoint_url=options.endpoint, config=config)
+    except Exception as error:  # botocore has no common base, and no region is a common mistake
+        raise HubError(str(error), place=location) from error
+
+
+def _code(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return ""
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _open(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise HubError(f"cannot be read: {(error.strerror or str(error)).lower()}", place=path) from error
