@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..backends import BACKENDS
 from ..encode.presets import PRESETS
+from .options import device_option
 from .output import format_bytes, json_option, print_json, print_table, show_progress
 
 __all__ = ["command"]
@@ -20,7 +20,7 @@ _PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESET
 @click.argument("finetuned", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="paper", show_default=True, help=_PRESET_HELP)
-@click.option("--device", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="Who computes.")
+@device_option
 @click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the file before it gets its name.")
 @click.option("--base-repo", help="Where readers may find the base: a repository name. Never an identity.")

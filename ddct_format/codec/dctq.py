@@ -39,6 +39,7 @@ __all__ = [
     "build_sections",
     "parse_payload",
     "split_payload",
+    "unpack_codes",
 ]
 
 NAME = "dctq.v1"
@@ -281,7 +282,12 @@ def parse_payload(params: DctqParams, payload: npt.NDArray[np.uint8]) -> DctqPay
     Raises:
         InvalidError: a class, number or size is not as section 7.2.2 demands.
     """
-    stored = split_payload(params, payload)
+    return unpack_codes(params, split_payload(params, payload))
+
+
+def unpack_codes(params: DctqParams, stored: StoredPayload) -> DctqPayload:
+    """A checked payload with its symbols unpacked, one byte each."""
+    payload = stored.payload
     grid, part = params.grid, stored.section
     minima, steps = _join_halves(part("ranges"))
     codes = []

@@ -80,7 +80,7 @@ def apply_layer(
             return raw.join_planes(payload, raw.parse_params(layer.params, tensor.nbytes))
         assert before is not None
         params = dctq.DctqParams.parse(layer.params, tensor.elements)
-        fields = dctq.parse_payload(params, payload)
-        return backend.apply(params, fields, before, tensor.base_dtype or tensor.dtype, tensor.dtype)
+        stored = dctq.split_payload(params, payload)
+        return backend.apply_stored(params, stored, before, tensor.base_dtype or tensor.dtype, tensor.dtype)
     except InvalidError as error:
         raise error.at(tensor=tensor.name) from None

@@ -9,6 +9,7 @@ import torch
 from ...codec.dctq import DctqParams, DctqPayload, StoredPayload, build_sections, split_payload
 from ...codec.patches import PatchGrid
 from ...codec.transform import analysis_matrix
+from ..torch_cpu import TorchCpuBackend
 from .layer import BITS, DeviceLayer, plan_layer
 
 __all__ = ["CudaBackend"]
@@ -60,6 +61,21 @@ class CudaBackend:
         return self.apply_stored(params, _stored(params, payload), base, base_dtype, dtype)
 
     def apply_stored(
+        self,
+        params: DctqParams,
+        stored: StoredPayload,
+        base: npt.NDArray[np.uint8],
+        base_dtype: str,
+        dtype: str,
+    ) -> npt.NDArray[np.uint8]:
+        try:
+            return self._apply_on_device(params, stored, base, base_dtype, dtype)
+        except torch.cuda.OutOfMemoryError:
+            # Other processes may hold the device's memory: the CPU gives the same bits, only later.
+            torch.cuda.empty_cache()
+            return TorchCpuBackend().apply_stored(params, stored, base, base_dtype, dtype)
+
+    def _apply_on_device(
         self,
         params: DctqParams,
         stored: StoredPayload,

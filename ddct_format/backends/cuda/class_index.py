@@ -101,19 +101,19 @@ def _rank(
     start = tl.load(streams_ptr + number * 2)
     per_byte = tl.load(streams_ptr + number * 2 + 1)
     coded = inside & (per_byte > 0)
-    divisor = tl.maximum(per_byte, 1)
-    first = member * symbols
+    divisor = tl.where(per_byte > 0, per_byte, 8)
+    first = tl.where(per_byte > 0, member * symbols, 0)
     byte = first // divisor
     place = (start + byte) << PLACE_BITS
     place |= (16384 // divisor + 1) << (CLASS_BITS + OFFSET_BITS + 4)
-    place |= per_byte << (CLASS_BITS + OFFSET_BITS)
+    place |= divisor << (CLASS_BITS + OFFSET_BITS)
     place |= (first - byte * divisor) << CLASS_BITS
     place |= number
     tl.store(place_ptr + patch, place, mask=inside)
     if AFFINE:
-        rank = tl.load(before_ptr + classes.to(tl.int64) * blocks + block) + tl.cumsum(coded.to(tl.int32), 0) - 1
+        rank = tl.load(before_ptr + classes * blocks + block) + tl.cumsum(coded.to(tl.int32), 0) - 1
         minimum = _half(ranges_ptr + rank, coded_patches, coded)
-        step = _half(ranges_ptr + 2 * coded_patches.to(tl.int64) + rank, coded_patches, coded)
+        step = _half(ranges_ptr + 2 * coded_patches + rank, coded_patches, coded)
         tl.store(minimum_ptr + patch, minimum, mask=inside)
     else:
         step = tl.load(scales_ptr + number, mask=coded, other=0.0)

@@ -1,9 +1,9 @@
 """The decoder in one pass: packed symbols -> levels -> inverse transform -> scale -> low rank -> add -> round.
 
-A program owns a tile of 64 × 64 elements of the reordered view. The inverse transform of all its patches, whatever
-their size, is two products with one block-diagonal basis. Products of float16 integers summed in float32 are exact
-while every sum stays below 2^24; larger sums are taken in two parts, whose only rounding is the conversion to
-float32 that the specification asks for.
+A program owns a few tiles of the reordered view. The inverse transform of all patches of a tile, whatever their size, is
+two products with block-diagonal bases. Products of float16 numbers summed in float32 are exact while every sum has at
+most 24 significant bits; where the sums may be larger they are taken in two parts, and the only rounding is the
+conversion to float32 that the specification asks for.
 """
 
 from __future__ import annotations
@@ -11,148 +11,182 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import add_rounded
+from .arithmetic import INTERPRETED, add_rounded
 from .class_index import CLASS_BITS, OFFSET_BITS, PLACE_BITS
 
-__all__ = ["TILE", "decode_tile"]
+__all__ = ["BASIS_SHIFT", "TILE_COLS", "TILE_ROWS", "decode_tiles"]
 
-TILE = 64
-_NO_LEVELS = tl.constexpr(-0x7F7F7F7F7F7F7F80)
-"""Eight levels of zero: levels are held as bytes, 128 above their value."""
+TILE_ROWS = 64
+TILE_COLS = 32
+BASIS_SHIFT = 6
+"""The first product is with the basis / 2^6, so that its parts are float16 numbers, the second with the basis · 2^6."""
+
+_PART = tl.constexpr(1.5 * 2.0**23 * 2**5)
+"""Added and subtracted, it rounds a float32 number to a multiple of 2^5."""
 
 
 @triton.jit
-def decode_tile(
-    buffer_ptr, place_ptr, step_ptr, minimum_ptr, levels_ptr, scales_ptr, basis_ptr, ones_ptr,
+def decode_tiles(
+    buffer_ptr, place_ptr, step_ptr, minimum_ptr, levels_ptr, scales_ptr, first_basis_ptr, second_basis_ptr, ones_ptr,
     left_ptr, right_ptr, row_order_ptr, col_order_ptr, base_ptr, result_ptr,
-    rows, cols, down, across, tiles_across, log_patch, rank, low_rank_scale,
-    SPAN: tl.constexpr, SPLIT: tl.constexpr, AFFINE: tl.constexpr, LIMBS: tl.constexpr, ORDERED: tl.constexpr,
-    BASE: tl.constexpr, RESULT: tl.constexpr, TILE: tl.constexpr,
+    rows, cols, down, across, programs_across, rank, limb_size, low_rank_scale,
+    PATCH: tl.constexpr, SPAN: tl.constexpr, SPLIT: tl.constexpr, AFFINE: tl.constexpr, LIMBS: tl.constexpr,
+    ORDERED: tl.constexpr, BASE: tl.constexpr, RESULT: tl.constexpr,
+    TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Decode one tile; with ``BASE`` "none" the float32 delta itself is the result.
+    """Decode STEPS tiles side by side; with ``BASE`` "none" the float32 delta itself is the result.
 
     Args:
         place_ptr, step_ptr, minimum_ptr: per patch, see ``class_index``.
         levels_ptr: int64 [classes, 256]: the levels of every byte.
-        basis_ptr, ones_ptr: float16 and float32 [TILE, TILE]: the block-diagonal basis, and J of section 7.2.3.
+        first_basis_ptr: float16 [TILE_ROWS, TILE_ROWS]: transposed, block-diagonal, divided by 2^BASIS_SHIFT.
+        second_basis_ptr: float16 [TILE_COLS, TILE_COLS]: block-diagonal, times 2^BASIS_SHIFT.
+        ones_ptr: float32 [TILE_ROWS, TILE_COLS]: J of section 7.2.3 for every patch.
         left_ptr, right_ptr: float16 [LIMBS, rows, rank] and [cols, rank]; rank is a multiple of 16.
         row_order_ptr, col_order_ptr: int64 [rows], [cols].
+        limb_size: rows · rank.
         SPAN: bytes that eight symbols can be spread over, at most.
-        SPLIT: whether the first product needs two parts.
+        SPLIT: whether the sums need two parts.
     """
     program = tl.program_id(0)
-    tile_row = program // tiles_across
-    tile_col = program - tile_row * tiles_across
-    row = tile_row * TILE + tl.arange(0, TILE)
-    levels = _unpack(
-        buffer_ptr, place_ptr, levels_ptr, row, tile_col * TILE, down, across, log_patch, SPAN, TILE
-    )
-    line = tl.arange(0, TILE)
-    basis = tl.load(basis_ptr + line[:, None] * TILE + line[None, :])
-    transposed = tl.load(basis_ptr + line[None, :] * TILE + line[:, None])
-    half = tl.dot(transposed, levels)
-    if SPLIT:
-        high = tl.floor(half * 0.00048828125)
-        low = half - high * 2048
-        integers = tl.dot(high.to(tl.float16), basis) * 2048 + tl.dot(low.to(tl.float16), basis)
-    else:
-        integers = tl.dot(half.to(tl.float16), basis)
-
-    group = tl.arange(0, TILE // 8)
-    patch_row = row >> log_patch
-    patch_col = (tile_col * TILE + group * 8) >> log_patch
-    coded = (patch_row < down)[:, None] & (patch_col < across)[None, :]
-    patch = patch_row.to(tl.int64)[:, None] * across + patch_col[None, :]
-    step = _spread(tl.load(step_ptr + patch, mask=coded, other=0.0), TILE)
-    delta = integers * step
-    if AFFINE:
-        minimum = _spread(tl.load(minimum_ptr + patch, mask=coded, other=0.0), TILE)
-        ones = tl.load(ones_ptr + line[:, None] * TILE + line[None, :])
-        delta = (delta + ones * minimum) * tl.load(scales_ptr)
-
-    col = tile_col * TILE + tl.arange(0, TILE)
-    inside = (row < rows)[:, None] & (col < cols)[None, :]
-    view_row, view_col = row.to(tl.int64), col.to(tl.int64)
+    program_row = program // programs_across
+    program_col = program - program_row * programs_across
+    row = program_row * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    line, place = tl.arange(0, TILE_ROWS), tl.arange(0, TILE_COLS)
+    first_basis = tl.load(first_basis_ptr + line[:, None] * TILE_ROWS + line[None, :])
+    second_basis = tl.load(second_basis_ptr + place[:, None] * TILE_COLS + place[None, :])
+    view_row = row.to(tl.int64)
     if ORDERED:
         view_row = tl.load(row_order_ptr + row, mask=row < rows, other=0)
-        view_col = tl.load(col_order_ptr + col, mask=col < cols, other=0)
-    if LIMBS > 0:
-        product = _low_rank(left_ptr, right_ptr, view_row, view_col, row < rows, col < cols, rows, rank, LIMBS, TILE)
-        delta = delta + product * tl.load(low_rank_scale)
-    element = view_row[:, None] * cols + view_col[None, :]
-    if BASE == "none":
-        tl.store(result_ptr + element, delta, mask=inside)
-    else:
-        bits = tl.load(base_ptr + element, mask=inside, other=0)
-        tl.store(result_ptr + element, add_rounded(bits, delta, BASE, RESULT), mask=inside)
+    patch_row = program_row * (TILE_ROWS // PATCH) + tl.arange(0, TILE_ROWS // PATCH)
+
+    for step_number in range(STEPS):
+        first_col = (program_col * STEPS + step_number) * TILE_COLS
+        col = first_col + place
+        inside = (row < rows)[:, None] & (col < cols)[None, :]
+        view_col = col.to(tl.int64)
+        if ORDERED:
+            view_col = tl.load(col_order_ptr + col, mask=col < cols, other=0)
+        element = view_row[:, None] * cols + view_col[None, :]
+        if BASE != "none":
+            bits = tl.load(base_ptr + element, mask=inside, other=0)
+
+        levels = _unpack(buffer_ptr, place_ptr, levels_ptr, row, first_col, down, across, PATCH, SPAN, TILE_ROWS,
+                         TILE_COLS)  # fmt: skip
+        half = tl.dot(first_basis, levels)
+        if SPLIT:
+            high = (half + _PART) - _PART
+            integers = tl.dot(high.to(tl.float16), second_basis) + tl.dot((half - high).to(tl.float16), second_basis)
+        else:
+            integers = tl.dot(half.to(tl.float16), second_basis)
+
+        patch_col = first_col // PATCH + tl.arange(0, TILE_COLS // PATCH)
+        there = (patch_row < down)[:, None] & (patch_col < across)[None, :]
+        patch = patch_row.to(tl.int64)[:, None] * across + patch_col[None, :]
+        delta = integers * _spread(tl.load(step_ptr + patch, mask=there, other=0.0), PATCH, TILE_ROWS, TILE_COLS)
+        if AFFINE:
+            minimum = _spread(tl.load(minimum_ptr + patch, mask=there, other=0.0), PATCH, TILE_ROWS, TILE_COLS)
+            ones = tl.load(ones_ptr + line[:, None] * TILE_COLS + place[None, :])
+            delta = (delta + ones * minimum) * tl.load(scales_ptr)
+        if LIMBS > 0:
+            product = _low_rank(left_ptr, right_ptr, view_row, view_col, row < rows, col < cols, rank, limb_size, LIMBS,
+                                TILE_ROWS, TILE_COLS)  # fmt: skip
+            delta = delta + product * tl.load(low_rank_scale)
+        if BASE == "none":
+            tl.store(result_ptr + element, delta, mask=inside)
+        else:
+            tl.store(result_ptr + element, add_rounded(bits, delta, BASE, RESULT), mask=inside)
 
 
 @triton.jit
 def _unpack(
-    buffer_ptr, place_ptr, levels_ptr, row, first_col, down, across, log_patch, SPAN: tl.constexpr, TILE: tl.constexpr
+    buffer_ptr, place_ptr, levels_ptr, row, first_col, down, across,
+    PATCH: tl.constexpr, SPAN: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Levels of a tile, float16 [TILE, TILE].
+    """Levels of a tile, float16 [TILE_ROWS, TILE_COLS].
 
     Eight symbols that are neighbours in a row are a group, and neighbours in the payload too. The levels of each of
-    their bytes come from a table, eight bits each, and are shifted into one word.
+    their bytes come from a table, eight bits each, and are shifted into one word. Patches beyond the view get the place
+    0: whatever they decode to is dropped.
     """
-    col = first_col + tl.arange(0, TILE // 8) * 8
-    patch_row = row >> log_patch
-    patch_col = col >> log_patch
-    coded = (patch_row < down)[:, None] & (patch_col < across)[None, :]
+    col = first_col + tl.arange(0, TILE_COLS // 8) * 8
+    patch_row = row // PATCH
+    patch_col = col // PATCH
+    there = (patch_row < down)[:, None] & (patch_col < across)[None, :]
     patch = patch_row.to(tl.int64)[:, None] * across + patch_col[None, :]
-    place = tl.load(place_ptr + patch, mask=coded, other=0)
+    place = tl.load(place_ptr + patch, mask=there, other=0)
     fields = place.to(tl.int32)
     per_byte = (fields >> (CLASS_BITS + OFFSET_BITS)) & 15
-    coded = coded & (per_byte > 0)
-    patch_mask = (1 << log_patch) - 1
-    within = ((row & patch_mask) << log_patch)[:, None] + (col & patch_mask)[None, :]
+    within = ((row % PATCH) * PATCH)[:, None] + (col % PATCH)[None, :]
     within += (fields >> CLASS_BITS) & 7
     byte = (within * ((fields >> (CLASS_BITS + OFFSET_BITS + 4)) & 0x7FFF)) >> 14
-    skipped = tl.where(coded, within - byte * per_byte, 0)
-    bytes_ptr = buffer_ptr + (place >> PLACE_BITS) + byte
+    skipped = (within - byte * per_byte) & 7
+    bytes_ptr = buffer_ptr + ((place >> PLACE_BITS) + byte)
     table_ptr = levels_ptr + (fields & 0xFF) * 256
-    packed = tl.load(bytes_ptr, mask=coded, other=0).to(tl.int32)
-    word = tl.load(table_ptr + packed, mask=coded, other=_NO_LEVELS).to(tl.uint64, bitcast=True)
-    word = word >> (skipped * 8).to(tl.uint64)
+    word = tl.load(table_ptr + tl.load(bytes_ptr)).to(tl.uint64, bitcast=True) >> (skipped * 8).to(tl.uint64)
     for index in tl.static_range(1, SPAN):
-        shift = per_byte * index - skipped
-        needed = coded & (shift < 8)
-        packed = tl.load(bytes_ptr + index, mask=needed, other=0).to(tl.int32)
-        more = tl.load(table_ptr + packed, mask=needed, other=0).to(tl.uint64, bitcast=True)
-        word |= more << ((shift & 7) * 8).to(tl.uint64)
-    low, high = word.to(tl.uint32), (word >> 32).to(tl.uint32)
-    even = tl.join(tl.join(_level(low, 0), _level(high, 0)), tl.join(_level(low, 16), _level(high, 16)))
-    odd = tl.join(tl.join(_level(low, 8), _level(high, 8)), tl.join(_level(low, 24), _level(high, 24)))
-    return tl.reshape(tl.join(even, odd), [TILE, TILE])
+        more = tl.load(table_ptr + tl.load(bytes_ptr + index)).to(tl.uint64, bitcast=True)
+        word |= _shift_left(more, (per_byte * index - skipped) * 8)
+    a, b, c, d = _four_levels(word.to(tl.uint32))
+    e, f, g, h = _four_levels((word >> 32).to(tl.uint32))
+    even = tl.join(tl.join(a, e), tl.join(c, g))
+    odd = tl.join(tl.join(b, f), tl.join(d, h))
+    # Subtracted after the reshape: Triton 3.6 does not compile a product whose operand is a reshape.
+    return tl.reshape(tl.join(even, odd), [TILE_ROWS, TILE_COLS]) - 1152.0
 
 
 @triton.jit
-def _level(word, shift: tl.constexpr):
-    """Byte ``shift / 8`` as a level: 0x6400 | b is the float16 1024 + b."""
-    bits = ((word >> shift) & 0xFF) | 0x6400
-    return bits.to(tl.uint16).to(tl.float16, bitcast=True) - 1152.0
+def _shift_left(word, shift):
+    """``word << shift``, and 0 for a shift of 64 or more, which PTX defines and Triton leaves open."""
+    if INTERPRETED:
+        shifted = tl.where(shift < 64, word << (shift & 63).to(tl.uint64), 0)
+    else:
+        shifted = tl.inline_asm_elementwise(
+            "shl.b64 $0, $1, $2;", "=l,l,r", [word, shift], dtype=tl.uint64, is_pure=True, pack=1
+        )
+    return shifted
 
 
 @triton.jit
-def _spread(values, TILE: tl.constexpr):
-    """[TILE, TILE / 8] -> [TILE, TILE], each value eight times in a row."""
-    pair = tl.join(values, values)
-    quad = tl.join(pair, pair)
-    return tl.reshape(tl.join(quad, quad), [TILE, TILE])
+def _four_levels(word):
+    """The bytes of a word, levels plus 128, as float16 plus 1024: the bits 0x6400 | b are the number 1024 + b."""
+    if INTERPRETED:
+        a, b, c, d = _level(word), _level(word >> 8), _level(word >> 16), _level(word >> 24)
+    else:
+        a, b, c, d = tl.inline_asm_elementwise(
+            "{.reg .b32 t, u; prmt.b32 t, $4, 0x64646464, 0x4140; prmt.b32 u, $4, 0x64646464, 0x4342;"
+            " mov.b32 {$0, $1}, t; mov.b32 {$2, $3}, u;}",
+            "=h,=h,=h,=h,r",
+            [word],
+            dtype=(tl.float16, tl.float16, tl.float16, tl.float16),
+            is_pure=True,
+            pack=1,
+        )
+    return a, b, c, d
+
+
+@triton.jit
+def _level(word):
+    return ((word & 0xFF) | 0x6400).to(tl.uint16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def _spread(values, PATCH: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr):
+    """One value per patch -> one per element, [TILE_ROWS, TILE_COLS]."""
+    values = tl.broadcast_to(values[:, None, :, None], [TILE_ROWS // PATCH, PATCH, TILE_COLS // PATCH, PATCH])
+    return tl.reshape(values, [TILE_ROWS, TILE_COLS])
 
 
 @triton.jit
 def _low_rank(
-    left_ptr, right_ptr, view_row, view_col, row_inside, col_inside, rows, rank,
-    LIMBS: tl.constexpr, TILE: tl.constexpr,
+    left_ptr, right_ptr, view_row, view_col, row_inside, col_inside, rank, limb_size,
+    LIMBS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
     """f(y) of section 7.2.3, step 4: the sum in parts that are exact, then one rounding."""
     term = tl.arange(0, 16)
-    lowest = tl.zeros([TILE, TILE], tl.float32)
-    middle = tl.zeros([TILE, TILE], tl.float32)
-    highest = tl.zeros([TILE, TILE], tl.float32)
-    limb = rows.to(tl.int64) * rank
+    lowest = tl.zeros([TILE_ROWS, TILE_COLS], tl.float32)
+    middle = tl.zeros([TILE_ROWS, TILE_COLS], tl.float32)
+    highest = tl.zeros([TILE_ROWS, TILE_COLS], tl.float32)
     first = 0
     while first < rank:
         left = left_ptr + view_row[:, None] * rank + (first + term)[None, :]
@@ -161,9 +195,9 @@ def _low_rank(
         )
         lowest = tl.dot(tl.load(left, mask=row_inside[:, None], other=0.0), right, lowest)
         if LIMBS > 1:
-            middle = tl.dot(tl.load(left + limb, mask=row_inside[:, None], other=0.0), right, middle)
+            middle = tl.dot(tl.load(left + limb_size, mask=row_inside[:, None], other=0.0), right, middle)
         if LIMBS > 2:
-            highest = tl.dot(tl.load(left + 2 * limb, mask=row_inside[:, None], other=0.0), right, highest)
+            highest = tl.dot(tl.load(left + 2 * limb_size, mask=row_inside[:, None], other=0.0), right, highest)
         first += 16
     if LIMBS > 2:
         middle = highest * 256 + middle

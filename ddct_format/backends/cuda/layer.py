@@ -12,15 +12,21 @@ import triton
 from ...codec.dctq import DctqParams, StoredPayload
 from ...codec.symbols import symbols_per_byte
 from .class_index import index_patches
-from .decode import TILE, decode_tile
+from .decode import TILE_COLS, TILE_ROWS, decode_tiles
 from .launch import launch
 from .sparse import expand_runs
-from .tables import basis_tile, exact_halves, level_table, ones_tile
+from .tables import basis_tiles, level_table, needs_parts, ones_tile
 
 __all__ = ["BITS", "DeviceLayer", "LayerPlan", "plan_layer"]
 
 BITS = {"BF16": torch.int16, "F16": torch.int16, "F32": torch.int32}
 """The integer type in which the kernels see elements."""
+
+_STEPS = 4
+"""Tiles of one program."""
+
+_READ_BEYOND = 256
+"""Bytes that the decoder may read, and drop, after the place of a patch without symbols, and after the last symbol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ def plan_layer(params: DctqParams, stored: StoredPayload) -> LayerPlan:
             expanded.append((number, start, position))
         streams[number] = start, per_byte
     return LayerPlan(
-        params, stored, streams, tuple(expanded), streams_at, scratch_at, position, _limbs(params, stored)
+        params, stored, streams, tuple(expanded), streams_at, scratch_at, position + _READ_BEYOND, _limbs(params, stored)
     )
 
 
@@ -128,19 +134,20 @@ class DeviceLayer:
     def _decode(self, base: torch.Tensor, result: torch.Tensor, base_dtype: str, dtype: str) -> None:
         params = self._plan.params
         grid, transform = params.grid, params.transform
-        tiles_down, tiles_across = triton.cdiv(grid.rows, TILE), triton.cdiv(grid.cols, TILE)
+        programs_down = triton.cdiv(grid.rows, TILE_ROWS)
+        programs_across = triton.cdiv(grid.cols, TILE_COLS * _STEPS)
         left, right = self._factors
         row_order, col_order = self._orders
         launch(
-            decode_tile, (tiles_down * tiles_across,),
+            decode_tiles, (programs_down * programs_across,),
             self._buffer, self._place, self._step, self._minimum, level_table(params.levels, self._device), self._scales,
-            basis_tile(transform, grid.patch, self._device), ones_tile(transform, grid.patch, self._device),
+            *basis_tiles(transform, grid.patch, self._device), ones_tile(transform, grid.patch, self._device),
             left, right, row_order, col_order, base, result,
-            grid.rows, grid.cols, grid.down, grid.across, tiles_across, grid.patch.bit_length() - 1,
-            right.shape[-1], self._scales[-1:],
-            SPAN=_span(params), SPLIT=not exact_halves(params.levels, transform, grid.patch),
+            grid.rows, grid.cols, grid.down, grid.across, programs_across, right.shape[-1], grid.rows * right.shape[-1],
+            self._scales[-1:],
+            PATCH=grid.patch, SPAN=_span(params), SPLIT=needs_parts(params.levels, transform, grid.patch),
             AFFINE=params.quantiser == "affine", LIMBS=self._plan.limbs, ORDERED=params.row_keys or params.col_keys,
-            BASE=base_dtype, RESULT=dtype, TILE=TILE,
+            BASE=base_dtype, RESULT=dtype, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, STEPS=_STEPS, num_stages=1,
         )  # fmt: skip
 
     def _section(self, name: str) -> torch.Tensor:
@@ -167,9 +174,9 @@ class DeviceLayer:
             return nothing, nothing
         grid, rank = params.grid, params.rank
         padded = -(-rank // 16) * 16
-        multipliers = torch.from_numpy(self._plan.stored.section("multipliers").view("<u2").astype(np.int32))
+        multipliers = self._section("multipliers").view(torch.uint16).to(torch.int32)
         weighted = self._section("left").view(torch.int8).view(rank, grid.rows).to(torch.int32)
-        weighted *= multipliers.to(self._device)[:, None]
+        weighted *= multipliers[:, None]
         left = torch.zeros((limbs, grid.rows, padded), dtype=torch.float16, device=self._device)
         for limb in range(limbs):
             part = weighted >> (8 * limb)

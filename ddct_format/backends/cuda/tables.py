@@ -9,9 +9,9 @@ import torch
 
 from ...codec.symbols import symbols_per_byte
 from ...codec.transform import basis_matrix, largest_sum
-from .decode import TILE
+from .decode import BASIS_SHIFT, TILE_COLS, TILE_ROWS
 
-__all__ = ["basis_tile", "exact_halves", "level_table", "ones_tile"]
+__all__ = ["basis_tiles", "level_table", "needs_parts", "ones_tile"]
 
 
 @lru_cache(maxsize=64)
@@ -20,6 +20,7 @@ def level_table(levels: tuple[tuple[int, ...], ...], device: torch.device) -> to
     table = np.zeros((len(levels), 256), dtype=np.uint64)
     for number, values in enumerate(levels):
         if len(values) == 1:
+            table[number] = np.uint64(0x8080808080808080)
             continue
         raised = np.array(values, dtype=np.int64) + 128
         byte = np.arange(256)
@@ -30,22 +31,24 @@ def level_table(levels: tuple[tuple[int, ...], ...], device: torch.device) -> to
 
 
 @lru_cache(maxsize=64)
-def basis_tile(transform: str, patch: int, device: torch.device) -> torch.Tensor:
-    """float16 [TILE, TILE]: the basis once for each patch along the diagonal."""
-    blocks = np.kron(np.eye(TILE // patch), basis_matrix(transform, patch))
-    return torch.from_numpy(blocks.astype(np.float16)).to(device)
+def basis_tiles(transform: str, patch: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The operands of the two products, float16: see ``decode.decode_tiles``."""
+    basis = basis_matrix(transform, patch).astype(np.float64)
+    first = np.kron(np.eye(TILE_ROWS // patch), basis.T * 2.0**-BASIS_SHIFT)
+    second = np.kron(np.eye(TILE_COLS // patch), basis * 2.0**BASIS_SHIFT)
+    return torch.from_numpy(first).to(device, torch.float16), torch.from_numpy(second).to(device, torch.float16)
 
 
 @lru_cache(maxsize=64)
 def ones_tile(transform: str, patch: int, device: torch.device) -> torch.Tensor:
-    """float32 [TILE, TILE]: J of section 7.2.3 once for each patch."""
+    """float32 [TILE_ROWS, TILE_COLS]: J of section 7.2.3 once for each patch."""
     basis = basis_matrix(transform, patch).astype(np.int64)
     ones = basis.T @ np.ones_like(basis) @ basis
-    return torch.from_numpy(np.tile(ones, (TILE // patch, TILE // patch)).astype(np.float32)).to(device)
+    return torch.from_numpy(np.tile(ones, (TILE_ROWS // patch, TILE_COLS // patch)).astype(np.float32)).to(device)
 
 
-def exact_halves(levels: tuple[tuple[int, ...], ...], transform: str, patch: int) -> bool:
-    """Whether the first product fits float16 exactly, and the second float32: |Bᵀ·L| ≤ 2^11 and |I| ≤ 2^24."""
+def needs_parts(levels: tuple[tuple[int, ...], ...], transform: str, patch: int) -> bool:
+    """Whether float16 may not hold the first product, or float32 the second: |Bᵀ·L| > 2^11 or |I| > 2^24."""
     largest = max(abs(level) for values in levels for level in values)
     column = int(np.abs(basis_matrix(transform, patch)).sum(axis=0).max())
-    return largest * column <= 1 << 11 and largest * largest_sum(transform, patch) <= 1 << 24
+    return largest * column > 1 << 11 or largest * largest_sum(transform, patch) > 1 << 24
