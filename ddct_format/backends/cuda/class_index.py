@@ -11,13 +11,11 @@ import triton.language as tl
 
 from .launch import launch
 
-__all__ = ["CLASS_BITS", "OFFSET_BITS", "PLACE_BITS", "index_patches"]
+__all__ = ["CLASS_BITS", "PLACE_BITS", "index_patches"]
 
 CLASS_BITS = tl.constexpr(8)
-OFFSET_BITS = tl.constexpr(3)
-PLACE_BITS = tl.constexpr(30)
-"""A patch's place, int64: class (8 bits), digit of the first symbol within its byte (3), symbols per byte (4),
-the multiplier that divides by that number (15), and from bit 30 the first symbol's byte in the layer's buffer."""
+PLACE_BITS = tl.constexpr(16)
+"""A patch's place, int64: class (8 bits), bits per symbol (8), and from bit 16 its first byte in the layer's buffer."""
 
 _BLOCK = 1024
 
@@ -34,8 +32,8 @@ def index_patches(
 
     Args:
         class_map: uint8 [patches]; None for a single class.
-        streams: int64 [classes, 2]: the first byte of a class's packed symbols, and symbols per byte, 0 for a class
-            without symbols.
+        streams: int64 [classes, 2]: the first byte of a class's symbols, and bits per symbol, 0 for a class without
+            symbols.
         scales: float32; per class, unless there are ``ranges``.
         ranges: uint8, the four byte planes of minima and steps; None for the quantiser ``levels``.
         symbols: per patch.
@@ -99,16 +97,10 @@ def _rank(
             class_before_ptr += blocks
             candidate += 1
     start = tl.load(streams_ptr + number * 2)
-    per_byte = tl.load(streams_ptr + number * 2 + 1)
-    coded = inside & (per_byte > 0)
-    divisor = tl.where(per_byte > 0, per_byte, 8)
-    first = tl.where(per_byte > 0, member * symbols, 0)
-    byte = first // divisor
-    place = (start + byte) << PLACE_BITS
-    place |= (16384 // divisor + 1) << (CLASS_BITS + OFFSET_BITS + 4)
-    place |= divisor << (CLASS_BITS + OFFSET_BITS)
-    place |= (first - byte * divisor) << CLASS_BITS
-    place |= number
+    width = tl.load(streams_ptr + number * 2 + 1)
+    coded = inside & (width > 0)
+    place = start + tl.where(coded, member * symbols * width // 8, 0)
+    place = (place << PLACE_BITS) | (tl.where(coded, width, 2) << CLASS_BITS) | number
     tl.store(place_ptr + patch, place, mask=inside)
     if AFFINE:
         rank = tl.load(before_ptr + classes * blocks + block) + tl.cumsum(coded.to(tl.int32), 0) - 1

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import INTERPRETED, add_rounded
-from .class_index import CLASS_BITS, OFFSET_BITS, PLACE_BITS
+from .class_index import CLASS_BITS, PLACE_BITS
 
 __all__ = ["BASIS_SHIFT", "TILE_COLS", "TILE_ROWS", "decode_tiles"]
 
@@ -30,7 +30,7 @@ def decode_tiles(
     buffer_ptr, place_ptr, step_ptr, minimum_ptr, levels_ptr, scales_ptr, first_basis_ptr, second_basis_ptr, ones_ptr,
     left_ptr, right_ptr, row_order_ptr, col_order_ptr, base_ptr, result_ptr,
     rows, cols, down, across, programs_across, rank, limb_size, low_rank_scale,
-    PATCH: tl.constexpr, SPAN: tl.constexpr, SPLIT: tl.constexpr, AFFINE: tl.constexpr, LIMBS: tl.constexpr,
+    PATCH: tl.constexpr, WIDTHS: tl.constexpr, SPLIT: tl.constexpr, AFFINE: tl.constexpr, LIMBS: tl.constexpr,
     ORDERED: tl.constexpr, BASE: tl.constexpr, RESULT: tl.constexpr,
     TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
@@ -38,14 +38,15 @@ def decode_tiles(
 
     Args:
         place_ptr, step_ptr, minimum_ptr: per patch, see ``class_index``.
-        levels_ptr: int64 [classes, 256]: the levels of every byte.
+        buffer_ptr: int32: words of eight symbols, see ``repack``.
+        levels_ptr: int64 [classes]: the levels of a class of up to eight.
         first_basis_ptr: float16 [TILE_ROWS, TILE_ROWS]: transposed, block-diagonal, divided by 2^BASIS_SHIFT.
         second_basis_ptr: float16 [TILE_COLS, TILE_COLS]: block-diagonal, times 2^BASIS_SHIFT.
         ones_ptr: float32 [TILE_ROWS, TILE_COLS]: J of section 7.2.3 for every patch.
         left_ptr, right_ptr: float16 [LIMBS, rows, rank] and [cols, rank]; rank is a multiple of 16.
         row_order_ptr, col_order_ptr: int64 [rows], [cols].
         limb_size: rows · rank.
-        SPAN: bytes that eight symbols can be spread over, at most.
+        WIDTHS: the sum of the widths of symbols that occur.
         SPLIT: whether the sums need two parts.
     """
     program = tl.program_id(0)
@@ -71,7 +72,7 @@ def decode_tiles(
         if BASE != "none":
             bits = tl.load(base_ptr + element, mask=inside, other=0)
 
-        levels = _unpack(buffer_ptr, place_ptr, levels_ptr, row, first_col, down, across, PATCH, SPAN, TILE_ROWS,
+        levels = _unpack(buffer_ptr, place_ptr, levels_ptr, row, first_col, down, across, PATCH, WIDTHS, TILE_ROWS,
                          TILE_COLS)  # fmt: skip
         half = tl.dot(first_basis, levels)
         if SPLIT:
@@ -101,13 +102,13 @@ def decode_tiles(
 @triton.jit
 def _unpack(
     buffer_ptr, place_ptr, levels_ptr, row, first_col, down, across,
-    PATCH: tl.constexpr, SPAN: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
+    PATCH: tl.constexpr, WIDTHS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
     """Levels of a tile, float16 [TILE_ROWS, TILE_COLS].
 
-    Eight symbols that are neighbours in a row are a group, and neighbours in the payload too. The levels of each of
-    their bytes come from a table, eight bits each, and are shifted into one word. Patches beyond the view get the place
-    0: whatever they decode to is dropped.
+    Eight symbols that are neighbours in a row are a group, and neighbours in the payload too. Those of two bits become
+    digits of four; four such digits select four bytes of the class's levels in one instruction. Patches beyond the view
+    get the place 0: whatever they decode to is dropped.
     """
     col = first_col + tl.arange(0, TILE_COLS // 8) * 8
     patch_row = row // PATCH
@@ -116,19 +117,24 @@ def _unpack(
     patch = patch_row.to(tl.int64)[:, None] * across + patch_col[None, :]
     place = tl.load(place_ptr + patch, mask=there, other=0)
     fields = place.to(tl.int32)
-    per_byte = (fields >> (CLASS_BITS + OFFSET_BITS)) & 15
+    width = (fields >> CLASS_BITS) & 15
     within = ((row % PATCH) * PATCH)[:, None] + (col % PATCH)[None, :]
-    within += (fields >> CLASS_BITS) & 7
-    byte = (within * ((fields >> (CLASS_BITS + OFFSET_BITS + 4)) & 0x7FFF)) >> 14
-    skipped = (within - byte * per_byte) & 7
-    bytes_ptr = buffer_ptr + ((place >> PLACE_BITS) + byte)
-    table_ptr = levels_ptr + (fields & 0xFF) * 256
-    word = tl.load(table_ptr + tl.load(bytes_ptr)).to(tl.uint64, bitcast=True) >> (skipped * 8).to(tl.uint64)
-    for index in tl.static_range(1, SPAN):
-        more = tl.load(table_ptr + tl.load(bytes_ptr + index)).to(tl.uint64, bitcast=True)
-        word |= _shift_left(more, (per_byte * index - skipped) * 8)
-    a, b, c, d = _four_levels(word.to(tl.uint32))
-    e, f, g, h = _four_levels((word >> 32).to(tl.uint32))
+    byte = (place >> PLACE_BITS) + ((within * width) >> 3)
+    word_ptr = buffer_ptr + (byte >> 2)
+    digits = tl.load(word_ptr).to(tl.uint32, bitcast=True)
+    whole = digits
+    if WIDTHS & 2:
+        pairs = (digits >> ((byte.to(tl.int32) & 2) * 8).to(tl.uint32)) & 0xFFFF
+        pairs = (pairs | (pairs << 8)) & 0x00FF00FF
+        pairs = (pairs | (pairs << 4)) & 0x0F0F0F0F
+        pairs = (pairs | (pairs << 2)) & 0x33333333
+        digits = tl.where(width == 4, digits, pairs) if WIDTHS & 4 else pairs
+    low, high = _select_levels(tl.load(levels_ptr + (fields & 0xFF)), digits)
+    if WIDTHS & 8:
+        low = tl.where(width == 8, whole, low)
+        high = tl.where(width == 8, tl.load(word_ptr + 1, mask=width == 8, other=0).to(tl.uint32, bitcast=True), high)
+    a, b, c, d = _four_levels(low)
+    e, f, g, h = _four_levels(high)
     even = tl.join(tl.join(a, e), tl.join(c, g))
     odd = tl.join(tl.join(b, f), tl.join(d, h))
     # Subtracted after the reshape: Triton 3.6 does not compile a product whose operand is a reshape.
@@ -136,15 +142,28 @@ def _unpack(
 
 
 @triton.jit
-def _shift_left(word, shift):
-    """``word << shift``, and 0 for a shift of 64 or more, which PTX defines and Triton leaves open."""
+def _select_levels(levels, digits):
+    """Bytes of ``levels``, one for each of eight four-bit digits below 8."""
     if INTERPRETED:
-        shifted = tl.where(shift < 64, word << (shift & 63).to(tl.uint64), 0)
+        low, high = digits & 0, digits & 0
+        for index in tl.static_range(4):
+            for half in tl.static_range(2):
+                digit = (digits >> (4 * index + 16 * half)) & 7
+                level = ((levels >> (digit * 8).to(tl.int64)) & 0xFF).to(tl.uint32) << (8 * index)
+                if half == 0:
+                    low |= level
+                else:
+                    high |= level
     else:
-        shifted = tl.inline_asm_elementwise(
-            "shl.b64 $0, $1, $2;", "=l,l,r", [word, shift], dtype=tl.uint64, is_pure=True, pack=1
+        low, high = tl.inline_asm_elementwise(
+            "{.reg .b32 a, b, d; mov.b64 {a, b}, $2; prmt.b32 $0, a, b, $3; shr.u32 d, $3, 16; prmt.b32 $1, a, b, d;}",
+            "=&r,=r,l,r",
+            [levels, digits],
+            dtype=(tl.uint32, tl.uint32),
+            is_pure=True,
+            pack=1,
         )
-    return shifted
+    return low, high
 
 
 @triton.jit

@@ -14,8 +14,9 @@ from ...codec.symbols import symbols_per_byte
 from .class_index import index_patches
 from .decode import TILE_COLS, TILE_ROWS, decode_tiles
 from .launch import launch
+from .repack import repack_symbols
 from .sparse import expand_runs
-from .tables import basis_tiles, level_table, needs_parts, ones_tile
+from .tables import basis_tiles, byte_table, level_table, needs_parts, ones_tile, symbol_width
 
 __all__ = ["BITS", "DeviceLayer", "LayerPlan", "plan_layer"]
 
@@ -26,7 +27,7 @@ _STEPS = 4
 """Tiles of one program."""
 
 _READ_BEYOND = 256
-"""Bytes that the decoder may read, and drop, after the place of a patch without symbols, and after the last symbol."""
+"""Bytes that a patch without symbols, or a group at the end, may read although nothing is stored there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +35,18 @@ class LayerPlan:
     """Where everything lies in the one buffer that a layer needs on the device.
 
     The buffer holds the payload; from ``streams_at`` on the table of streams, int64 [classes, 2]; from ``scratch_at``
-    on zeros, into which sparse classes are expanded; in all ``size`` bytes. The first ``scratch_at`` bytes are uploaded.
+    on symbols of fixed width, made on the device; in all ``size`` bytes. The first ``scratch_at`` bytes are uploaded.
 
     Attributes:
         streams: see ``class_index.index_patches``.
-        expanded: for each sparse class its number, and first and last byte in the buffer.
+        stops: for each class the end of its symbols in the buffer.
         limbs: parts of eight bits or more in which the low-rank factors are held.
     """
 
     params: DctqParams
     stored: StoredPayload
     streams: npt.NDArray[np.int64]
-    expanded: tuple[tuple[int, int, int], ...]
+    stops: tuple[int, ...]
     streams_at: int
     scratch_at: int
     size: int
@@ -60,28 +61,26 @@ class LayerPlan:
 def plan_layer(params: DctqParams, stored: StoredPayload) -> LayerPlan:
     """Lay out the buffer of a checked payload. Needs no device."""
     streams = np.zeros((len(params.levels), 2), dtype=np.int64)
-    streams_at = _aligned(stored.payload.size)
+    streams_at = _aligned(max(stored.payload.size, _READ_BEYOND))
     scratch_at = position = streams_at + streams.nbytes
-    expanded = []
+    streams[:, 0] = scratch_at  # classes without symbols read zeros there
+    position += _READ_BEYOND
+    stops = []
     for number, (codes, alphabet) in enumerate(zip(stored.codes, params.alphabets, strict=True)):
-        if alphabet == 1:
-            continue
-        per_byte = symbols_per_byte(alphabet)
-        start = codes.packed[0]
-        if codes.runs is not None:
-            start, position = position, position + _aligned(-(-codes.symbols // per_byte))
-            expanded.append((number, start, position))
-        streams[number] = start, per_byte
-    return LayerPlan(
-        params, stored, streams, tuple(expanded), streams_at, scratch_at, position + _READ_BEYOND, _limbs(params, stored)
-    )
+        if alphabet > 1:
+            width = symbol_width(alphabet)
+            streams[number] = position, width
+            position += _aligned(codes.symbols * width // 8)
+        stops.append(position)
+    size = position + _READ_BEYOND
+    return LayerPlan(params, stored, streams, tuple(stops), streams_at, scratch_at, size, _limbs(params, stored))
 
 
 class DeviceLayer:
     """A layer that is ready to be applied to any number of base tensors' ranges of rows.
 
     Args:
-        buffer: uint8 [plan.size] on the device, its first ``plan.scratch_at`` bytes as :meth:`LayerPlan.write` fills
+        buffer: uint8 [plan.size] on the device, aligned to 8 bytes, its first ``plan.scratch_at`` bytes as :meth:`LayerPlan.write` fills
             them; the rest is overwritten here.
     """
 
@@ -90,19 +89,10 @@ class DeviceLayer:
         self._buffer = buffer
         self._device = buffer.device
         params, stored = plan.params, plan.stored
-        buffer[plan.scratch_at :].zero_()
-        for number, start, stop in plan.expanded:
-            alphabet = len(params.levels[number])
-            codes = stored.codes[number]
-            assert codes.runs is not None
-            expand_runs(
-                buffer[slice(*codes.runs)],
-                buffer[slice(*codes.packed)],
-                buffer[start:stop].view(torch.int32),
-                alphabet,
-                symbols_per_byte(alphabet),
-                symbols_per_byte(alphabet - 1) if alphabet > 2 else 0,
-            )
+        buffer[plan.scratch_at : plan.scratch_at + _READ_BEYOND].zero_()
+        for number, levels in enumerate(params.levels):
+            if len(levels) > 1:
+                self._unpack_class(number, levels)
         affine = params.quantiser == "affine"
         self._scales = self._section("scales").view(torch.float32)
         self._place, self._step, self._minimum = index_patches(
@@ -115,6 +105,23 @@ class DeviceLayer:
         )
         self._orders = self._row_and_column_order()
         self._factors = self._low_rank_factors()
+
+    def _unpack_class(self, number: int, levels: tuple[int, ...]) -> None:
+        codes = self._plan.stored.codes[number]
+        start, width = self._plan.streams[number].tolist()
+        words = self._buffer[start : self._plan.stops[number]]
+        packed = self._buffer[slice(*codes.packed)]
+        if codes.runs is None:
+            per_byte = symbols_per_byte(len(levels))
+            table = byte_table(levels, per_byte, self._device)
+            words = words[: codes.symbols * width // 8].view({2: torch.int16, 4: torch.int32, 8: torch.int64}[width])
+            repack_symbols(packed, table, words, per_byte, width)
+            return
+        words.fill_(128 if width == 8 else 0)
+        if width < 8:
+            words = words.view(torch.int32)
+        table = byte_table(levels, 1, self._device)
+        expand_runs(self._buffer[slice(*codes.runs)], packed, words, table, len(levels), width)
 
     def delta(self) -> torch.Tensor:
         """The decoded delta, float32 [rows, cols]."""
@@ -140,12 +147,12 @@ class DeviceLayer:
         row_order, col_order = self._orders
         launch(
             decode_tiles, (programs_down * programs_across,),
-            self._buffer, self._place, self._step, self._minimum, level_table(params.levels, self._device), self._scales,
+            self._buffer.view(torch.int32), self._place, self._step, self._minimum, level_table(params.levels, self._device), self._scales,
             *basis_tiles(transform, grid.patch, self._device), ones_tile(transform, grid.patch, self._device),
             left, right, row_order, col_order, base, result,
             grid.rows, grid.cols, grid.down, grid.across, programs_across, right.shape[-1], grid.rows * right.shape[-1],
             self._scales[-1:],
-            PATCH=grid.patch, SPAN=_span(params), SPLIT=needs_parts(params.levels, transform, grid.patch),
+            PATCH=grid.patch, WIDTHS=_widths(params), SPLIT=needs_parts(params.levels, transform, grid.patch),
             AFFINE=params.quantiser == "affine", LIMBS=self._plan.limbs, ORDERED=params.row_keys or params.col_keys,
             BASE=base_dtype, RESULT=dtype, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, STEPS=_STEPS, num_stages=1,
         )  # fmt: skip
@@ -197,10 +204,8 @@ def _limbs(params: DctqParams, stored: StoredPayload) -> int:
     return 2 if largest >> 8 <= 1 << 11 and (total >> 8) + (params.rank << 7) <= 1 << 24 else 3
 
 
-def _span(params: DctqParams) -> int:
-    """Bytes that eight neighbouring symbols can be spread over, rounded up to 3, 4 or 8: each is compiled apart."""
-    per_byte = min((symbols_per_byte(alphabet) for alphabet in params.alphabets if alphabet > 1), default=8)
-    return {8: 3, 5: 3, 4: 3, 3: 4, 2: 8, 1: 8}[per_byte]
+def _widths(params: DctqParams) -> int:
+    return sum({symbol_width(alphabet) for alphabet in params.alphabets} | {2})
 
 
 def _aligned(size: int) -> int:

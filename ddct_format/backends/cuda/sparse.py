@@ -1,4 +1,4 @@
-"""Runs of zeros and values (spec section 7.2.5) -> the same symbols packed densely, so that one kernel decodes both."""
+"""Runs of zeros and values (spec section 7.2.5) -> words of fixed width, as ``repack`` makes of dense symbols."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ...codec.symbols import symbols_per_byte
 from .launch import launch
 
 __all__ = ["expand_runs"]
@@ -14,16 +15,16 @@ _BLOCK = 4096
 
 
 def expand_runs(
-    runs: torch.Tensor, values: torch.Tensor, packed: torch.Tensor, alphabet: int, per_byte: int, values_per_byte: int
+    runs: torch.Tensor, values: torch.Tensor, words: torch.Tensor, table: torch.Tensor, alphabet: int, width: int
 ) -> None:
-    """Add the symbols of a sparse class to ``packed``, where they are stored as section 7.2.4 stores dense ones.
+    """Put the symbols of a sparse class that are not 0 among the zeros that ``words`` holds.
 
     Args:
         runs, values: uint8, checked: the runs stay within the symbols, the values are digits.
-        packed: int32, zeros; bytes of the packed symbols, padded to whole words.
+        words: int32 (uint8 for a width of 8); it holds zeros, or what the symbol 0 becomes.
+        table: int64 [256]: what a symbol becomes.
         alphabet: of the class.
-        per_byte: symbols per byte of ``packed``.
-        values_per_byte: symbols other than 0 per byte of ``values``; 0 if there is only one such symbol.
+        width: bits per symbol, 2, 4 or 8.
     """
     if not runs.numel():
         return
@@ -32,8 +33,8 @@ def expand_runs(
     launch(_total, (blocks,), runs, totals, runs.numel(), blocks, BLOCK=_BLOCK)
     before = totals.cumsum(1) - totals
     launch(
-        _expand, (blocks,), runs, values, before, packed, runs.numel(), blocks, alphabet, per_byte, values_per_byte,
-        BLOCK=_BLOCK,
+        _expand, (blocks,), runs, values, before, words, table, runs.numel(), blocks, ALPHABET=alphabet,
+        VALUES_PER_BYTE=symbols_per_byte(alphabet - 1) if alphabet > 2 else 0, WIDTH=width, BLOCK=_BLOCK,
     )  # fmt: skip
 
 
@@ -50,8 +51,8 @@ def _total(runs_ptr, totals_ptr, count, blocks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _expand(
-    runs_ptr, values_ptr, before_ptr, packed_ptr, count, blocks,
-    ALPHABET: tl.constexpr, PER_BYTE: tl.constexpr, VALUES_PER_BYTE: tl.constexpr, BLOCK: tl.constexpr,
+    runs_ptr, values_ptr, before_ptr, words_ptr, table_ptr, count, blocks,
+    ALPHABET: tl.constexpr, VALUES_PER_BYTE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
     place = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -68,11 +69,10 @@ def _expand(
             byte = tl.where(digit > 0, byte // (ALPHABET - 1), byte)
             digit -= 1
         symbol = byte % (ALPHABET - 1) + 1
-    weight = symbol
-    digit = (symbol_place % PER_BYTE).to(tl.int32)
-    for _ in tl.static_range(PER_BYTE - 1):
-        weight = tl.where(digit > 0, weight * ALPHABET, weight)
-        digit -= 1
-    target = symbol_place // PER_BYTE
-    # Digits of one byte add up to at most 255: no carry ever reaches the next byte of the word.
-    tl.atomic_add(packed_ptr + target // 4, weight << ((target % 4) * 8).to(tl.int32), mask=valued, sem="relaxed")
+    if WIDTH == 8:
+        level = tl.load(table_ptr + symbol, mask=valued, other=0)
+        tl.store(words_ptr + symbol_place, level.to(tl.uint8), mask=valued)
+    else:
+        bit = symbol_place * WIDTH
+        shifted = symbol << (bit % 32).to(tl.int32)
+        tl.atomic_add(words_ptr + bit // 32, shifted, mask=valued, sem="relaxed")

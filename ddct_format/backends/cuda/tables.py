@@ -7,27 +7,36 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ...codec.symbols import symbols_per_byte
 from ...codec.transform import basis_matrix, largest_sum
 from .decode import BASIS_SHIFT, TILE_COLS, TILE_ROWS
 
-__all__ = ["basis_tiles", "level_table", "needs_parts", "ones_tile"]
+__all__ = ["basis_tiles", "byte_table", "level_table", "needs_parts", "ones_tile", "symbol_width"]
+
+
+def symbol_width(alphabet: int) -> int:
+    """Bits in which a symbol is held on the device; with eight it is no symbol but a level, 128 above its value."""
+    return 2 if alphabet <= 4 else 4 if alphabet <= 8 else 8
 
 
 @lru_cache(maxsize=64)
 def level_table(levels: tuple[tuple[int, ...], ...], device: torch.device) -> torch.Tensor:
-    """int64 [classes, 256]: for every byte its levels, the first in the lowest eight bits, each 128 above its value."""
-    table = np.zeros((len(levels), 256), dtype=np.uint64)
+    """int64 [classes]: the levels of a class of up to eight, a byte each, 128 above their values."""
+    table = np.full((len(levels), 8), 128, dtype=np.uint8)
     for number, values in enumerate(levels):
-        if len(values) == 1:
-            table[number] = np.uint64(0x8080808080808080)
-            continue
-        raised = np.array(values, dtype=np.int64) + 128
-        byte = np.arange(256)
-        for digit in range(symbols_per_byte(len(values))):
-            field = raised[(byte // len(values) ** digit) % len(values)].astype(np.uint64)
-            table[number] |= field << np.uint64(8 * digit)
-    return torch.from_numpy(table.view(np.int64)).to(device)
+        if len(values) <= 8:
+            table[number, : len(values)] = np.array(values) + 128
+    return torch.from_numpy(table.view("<i8").reshape(-1)).to(device)
+
+
+@lru_cache(maxsize=256)
+def byte_table(levels: tuple[int, ...], per_byte: int, device: torch.device) -> torch.Tensor:
+    """int64 [256]: the ``per_byte`` digits of every byte as symbols of :func:`symbol_width` bits, the first lowest."""
+    width = symbol_width(len(levels))
+    fields = np.array(levels) + 128 if width == 8 else np.arange(len(levels))
+    table = np.zeros(256, dtype=np.int64)
+    for digit in range(per_byte):
+        table |= fields[(np.arange(256) // len(levels) ** digit) % len(levels)] << (width * digit)
+    return torch.from_numpy(table).to(device)
 
 
 @lru_cache(maxsize=64)
