@@ -1,6 +1,6 @@
 """What the GPU path reaches, as shares of the copy bandwidth measured in the same run; prints Markdown tables.
 
-Usage: python benchmarks/gpu.py [kernels] [mixes] [swap] [--folder DIR]
+Usage: python benchmarks/gpu.py [kernels] [mixes] [swap]
 
 Bytes are those that must move: packed payload in, base in, result out (decode); base and fine-tune in, payload out
 (encode). ``decode`` is the decoding kernel alone; ``all`` adds the class index, the expansion of sparse classes and
@@ -10,8 +10,12 @@ the low-rank factors. Times are medians of CUDA-graph replays, so that they hold
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import statistics
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,10 +24,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import triton
+from safetensors.torch import load_file, save_file
 
+from ddct_format import apply
+from ddct_format.backends.cuda.digest import tensor_digests
 from ddct_format.backends.cuda.layer import DeviceLayer, LayerPlan, plan_layer
 from ddct_format.codec.dctq import DctqParams, StoredPayload, split_payload
 from ddct_format.codec.patches import PatchGrid
+from ddct_format.container.digest import model_id
+from ddct_format.container.records import Layer, Metadata, ShardRecord, TensorRecord, target_ids
+from ddct_format.container.writer import ArchiveWriter
 
 LEVELS = ((0,), (0, 18, -18), (0, 18, -18))
 SHARES = (0.2, 0.5, 0.3)
@@ -172,6 +182,71 @@ def mixes(copy: float) -> None:
             )
 
 
+def swap(copy: float) -> None:
+    """A synthetic 7B fine-tune onto a resident base, against loading all of it."""
+    shapes = LLAMA["7B"]
+    names = [f"layer.{number:03d}" for number in range(len(shapes))]
+    model = {name: (torch.randn(shape, device="cuda") * 0.05).bfloat16() for name, shape in zip(names, shapes)}
+    layers = {shape: synthetic_layer("balanced", *shape) for shape in set(shapes)}
+    with tempfile.TemporaryDirectory() as folder:
+        archive, full = Path(folder) / "model.ddct", Path(folder) / "model.safetensors"
+        before = dict(zip(names, tensor_digests([model[name] for name in names])))
+        tuned = {name: tensor.clone() for name, tensor in model.items()}
+        for name, shape in zip(names, shapes):
+            plan = plan_layer(*layers[shape])
+            DeviceLayer(plan, upload(plan)).apply(tuned[name], "BF16", tuned[name], "BF16")
+        after = dict(zip(names, tensor_digests([tuned[name] for name in names])))
+        save_file(tuned, full)
+        del tuned
+        torch.cuda.empty_cache()
+        with ArchiveWriter(archive) as writer:
+            payloads = {shape: writer.compress_payload([stored.payload]) for shape, (_, stored) in layers.items()}
+            records = []
+            for name, shape in zip(names, shapes):
+                writer.append(0, payloads[shape])
+                params, stored = layers[shape]
+                layer = Layer("dctq.v1", params.as_json(), stored.payload.size, after[name])
+                records.append(TensorRecord(name, "BF16", shape, 0, "add", base=before[name], layers=(layer,)))
+            base_id = model_id((name, "BF16", shape, before[name]) for name, shape in zip(names, shapes))
+            exact_id = target_ids(records)[-1]
+            writer.seal(
+                Metadata("benchmark", writer.chunk_size, base_id, {}, (exact_id,), exact_id,
+                         (ShardRecord("model.safetensors"),), (), tuple(records)), None)  # fmt: skip
+        print(f"archive {archive.stat().st_size / 1e9:.2f} GB, full {full.stat().st_size / 1e9:.2f} GB\n")
+        print("| operation | seconds |\n|---|---|")
+
+        def timed(what: str, work: Callable[[], object], after: Callable[[object], None] = lambda _: None) -> None:
+            best = 1e9
+            for _ in range(3):
+                torch.cuda.synchronize()
+                started = time.perf_counter()
+                result = work()
+                torch.cuda.synchronize()
+                best = min(best, time.perf_counter() - started)
+                after(result)
+                del result
+            print(f"| {what} | {best:.3f} |", flush=True)
+
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        threads = len(os.sched_getaffinity(0))
+        for checks in (False, True):
+            timed(
+                f"swap, digests of base and result {'checked' if checks else 'not checked'}",
+                lambda checks=checks: apply(model, archive, check_base=checks, verify=checks, threads=threads),
+                lambda applied: applied.revert(),
+            )
+        print(f"| peak GPU memory in GB, base {held / 1e9:.1f} included | {torch.cuda.max_memory_allocated() / 1e9:.1f} |")
+        staged = torch.empty(archive.stat().st_size, dtype=torch.uint8, pin_memory=True)
+        timed("pinned copy of the archive's bytes", lambda: staged.to("cuda", non_blocking=True))
+        whole = torch.empty(full.stat().st_size, dtype=torch.uint8, pin_memory=True)
+        timed("pinned copy of the full fine-tune", lambda: whole.to("cuda", non_blocking=True))
+        del whole
+        timed("safetensors load of the full fine-tune", lambda: load_file(full, device="cuda"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"\npeak host memory of the whole benchmark: {peak / 1e6:.1f} GB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["kernels", "mixes"])
@@ -185,7 +260,7 @@ def main() -> None:
         f"copy {copy / 1e12:.2f} TB/s\n"
     )
     for part in arguments.parts:
-        {"kernels": kernels, "mixes": mixes}[part](copy)
+        {"kernels": kernels, "mixes": mixes, "swap": swap}[part](copy)
         print()
 
 

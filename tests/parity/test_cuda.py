@@ -51,7 +51,7 @@ def examples(on_device: int, interpreted: int) -> settings:
 
 @pytest.mark.gpu
 @needs_kernels
-@examples(400, 25)
+@examples(300, 25)
 @given(layers(), st.sampled_from(DTYPES), st.sampled_from(DTYPES), st.integers(0, 2**32 - 1), st.booleans())
 def test_layers_decode_to_the_bytes_of_the_reference(
     layer: tuple[DctqParams, DctqPayload], base_dtype: str, dtype: str, seed: int, finite: bool
@@ -64,7 +64,7 @@ def test_layers_decode_to_the_bytes_of_the_reference(
 
 @pytest.mark.gpu
 @needs_kernels
-@examples(200, 10)
+@examples(100, 10)
 @given(layers())
 def test_deltas_are_equal_too(layer: tuple[DctqParams, DctqPayload]) -> None:
     params, payload = layer

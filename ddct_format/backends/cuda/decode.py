@@ -77,7 +77,8 @@ def decode_tiles(
         half = tl.dot(first_basis, levels)
         if SPLIT:
             high = (half + _PART) - _PART
-            integers = tl.dot(high.to(tl.float16), second_basis) + tl.dot((half - high).to(tl.float16), second_basis)
+            low = half - high
+            integers = _add(tl.dot(high.to(tl.float16), second_basis), tl.dot(low.to(tl.float16), second_basis))
         else:
             integers = tl.dot(half.to(tl.float16), second_basis)
 
@@ -139,6 +140,18 @@ def _unpack(
     odd = tl.join(tl.join(b, f), tl.join(d, h))
     # Subtracted after the reshape: Triton 3.6 does not compile a product whose operand is a reshape.
     return tl.reshape(tl.join(even, odd), [TILE_ROWS, TILE_COLS]) - 1152.0
+
+
+@triton.jit
+def _add(high, low):
+    """A sum that is rounded once, to nearest: Triton would let the tensor cores add, and those truncate."""
+    if INTERPRETED:
+        total = high + low
+    else:
+        total = tl.inline_asm_elementwise(
+            "add.rn.f32 $0, $1, $2;", "=f,f,f", [high, low], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return total
 
 
 @triton.jit

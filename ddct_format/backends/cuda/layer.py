@@ -155,6 +155,7 @@ class DeviceLayer:
             PATCH=grid.patch, WIDTHS=_widths(params), SPLIT=needs_parts(params.levels, transform, grid.patch),
             AFFINE=params.quantiser == "affine", LIMBS=self._plan.limbs, ORDERED=params.row_keys or params.col_keys,
             BASE=base_dtype, RESULT=dtype, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, STEPS=_STEPS, num_stages=1,
+            maxnreg=None if self._plan.limbs or params.quantiser == "affine" else 64,
         )  # fmt: skip
 
     def _section(self, name: str) -> torch.Tensor:
