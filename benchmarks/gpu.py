@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,9 @@ def synthetic_layer(kind: str, rows: int, cols: int, seed: int = 0) -> tuple[Dct
     parts: list[npt.NDArray[np.uint8]] = []
 
     def dense(count: int, alphabet: int, per_byte: int) -> npt.NDArray[np.uint8]:
-        packed = random.integers(0, alphabet**per_byte, -(-count // per_byte), dtype=np.uint8 if alphabet**per_byte < 256 else np.uint16).astype(np.uint8)
+        packed = random.integers(
+            0, alphabet**per_byte, -(-count // per_byte), dtype=np.uint8 if alphabet**per_byte < 256 else np.uint16
+        ).astype(np.uint8)
         if count % per_byte:
             packed[-1] %= alphabet ** (count % per_byte)
         return packed
@@ -155,7 +157,9 @@ def measure_decode(kind: str, rows: int, cols: int) -> tuple[int, float, float]:
 
 
 def kernels(copy: float) -> None:
-    print("| operation | weights | bytes/weight | Gweights/s | TB/s | of copy | of copy, all |\n|---|---|---|---|---|---|---|")
+    print(
+        "| operation | weights | bytes/weight | Gweights/s | TB/s | of copy | of copy, all |\n|---|---|---|---|---|---|---|"  # noqa: E501
+    )
     for kind in ("balanced", "balanced rank 16", "paper"):
         for rows, cols in ((8192, 8192), (28672, 8192)):
             size, alone, whole = measure_decode(kind, rows, cols)
@@ -186,28 +190,28 @@ def swap(copy: float) -> None:
     """A synthetic 7B fine-tune onto a resident base, against loading all of it."""
     shapes = LLAMA["7B"]
     names = [f"layer.{number:03d}" for number in range(len(shapes))]
-    model = {name: (torch.randn(shape, device="cuda") * 0.05).bfloat16() for name, shape in zip(names, shapes)}
+    model = {name: (torch.randn(shape, device="cuda") * 0.05).bfloat16() for name, shape in zip(names, shapes, strict=True)}  # noqa: E501
     layers = {shape: synthetic_layer("balanced", *shape) for shape in set(shapes)}
     with tempfile.TemporaryDirectory() as folder:
         archive, full = Path(folder) / "model.ddct", Path(folder) / "model.safetensors"
-        before = dict(zip(names, tensor_digests([model[name] for name in names])))
+        before = dict(zip(names, tensor_digests([model[name] for name in names]), strict=True))
         tuned = {name: tensor.clone() for name, tensor in model.items()}
-        for name, shape in zip(names, shapes):
+        for name, shape in zip(names, shapes, strict=True):
             plan = plan_layer(*layers[shape])
             DeviceLayer(plan, upload(plan)).apply(tuned[name], "BF16", tuned[name], "BF16")
-        after = dict(zip(names, tensor_digests([tuned[name] for name in names])))
+        after = dict(zip(names, tensor_digests([tuned[name] for name in names]), strict=True))
         save_file(tuned, full)
         del tuned
         torch.cuda.empty_cache()
         with ArchiveWriter(archive) as writer:
             payloads = {shape: writer.compress_payload([stored.payload]) for shape, (_, stored) in layers.items()}
             records = []
-            for name, shape in zip(names, shapes):
+            for name, shape in zip(names, shapes, strict=True):
                 writer.append(0, payloads[shape])
-                params, stored = layers[shape]
-                layer = Layer("dctq.v1", params.as_json(), stored.payload.size, after[name])
+                params, packed = layers[shape]
+                layer = Layer("dctq.v1", params.as_json(), packed.payload.size, after[name])
                 records.append(TensorRecord(name, "BF16", shape, 0, "add", base=before[name], layers=(layer,)))
-            base_id = model_id((name, "BF16", shape, before[name]) for name, shape in zip(names, shapes))
+            base_id = model_id((name, "BF16", shape, before[name]) for name, shape in zip(names, shapes, strict=True))
             exact_id = target_ids(records)[-1]
             writer.seal(
                 Metadata("benchmark", writer.chunk_size, base_id, {}, (exact_id,), exact_id,
@@ -236,12 +240,14 @@ def swap(copy: float) -> None:
                 lambda checks=checks: apply(model, archive, check_base=checks, verify=checks, threads=threads),
                 lambda applied: applied.revert(),
             )
-        print(f"| peak GPU memory in GB, base {held / 1e9:.1f} included | {torch.cuda.max_memory_allocated() / 1e9:.1f} |")
+        print(
+            f"| peak GPU memory in GB, base {held / 1e9:.1f} included | {torch.cuda.max_memory_allocated() / 1e9:.1f} |"
+        )
         staged = torch.empty(archive.stat().st_size, dtype=torch.uint8, pin_memory=True)
         timed("pinned copy of the archive's bytes", lambda: staged.to("cuda", non_blocking=True))
         whole = torch.empty(full.stat().st_size, dtype=torch.uint8, pin_memory=True)
         timed("pinned copy of the full fine-tune", lambda: whole.to("cuda", non_blocking=True))
-        del whole
+        whole.resize_(0)
         timed("safetensors load of the full fine-tune", lambda: load_file(full, device="cuda"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"\npeak host memory of the whole benchmark: {peak / 1e6:.1f} GB")
@@ -255,7 +261,7 @@ def main() -> None:
         sys.exit("skipped: no CUDA device")
     copy = copy_bandwidth()
     print(
-        f"{datetime.now(timezone.utc):%Y-%m-%d}, {torch.cuda.get_device_name()}, torch {torch.__version__}, "
+        f"{datetime.now(UTC):%Y-%m-%d}, {torch.cuda.get_device_name()}, torch {torch.__version__}, "
         f"Triton {triton.__version__}; `python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`; "
         f"copy {copy / 1e12:.2f} TB/s\n"
     )

@@ -10,7 +10,7 @@ import click
 __all__ = ["device_option"]
 
 
-class _Device(click.ParamType):
+class _Device(click.ParamType[str]):
     """A device's name; whether the machine has it is found out when it is used."""
 
     name = "auto|cpu|cuda[:N]|reference"

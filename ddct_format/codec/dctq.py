@@ -271,7 +271,7 @@ def _class_counts(params: DctqParams, class_map: npt.NDArray[np.uint8]) -> list[
     if int(class_map.max()) >= classes:
         raise InvalidError("dctq.v1: a patch names a class that does not exist")
     if classes > 8:
-        return np.bincount(class_map, minlength=classes).tolist()
+        return [int(count) for count in np.bincount(class_map, minlength=classes)]
     # bincount widens to 64 bits first; a few passes of vectorised comparisons are far faster.
     return [int(np.count_nonzero(class_map == number)) for number in range(classes)]
 

@@ -111,9 +111,7 @@ class _Prepared:
     staged: torch.Tensor | None = None
 
 
-def _find_tensors(
-    model: torch.nn.Module | Mapping[str, torch.Tensor], archive: Archive
-) -> dict[str, torch.Tensor]:
+def _find_tensors(model: torch.nn.Module | Mapping[str, torch.Tensor], archive: Archive) -> dict[str, torch.Tensor]:
     named = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else model
     found = {}
     for name, record in archive.tensors.items():
@@ -176,9 +174,7 @@ def _apply_all(
     if verify:
         for name, digest in _digests(touched):
             if digest != archive.tensors[name].layers[usable_layers(archive.tensors[name]) - 1].digest:
-                raise CorruptError(
-                    "it decodes to other bytes than its digest says", place=archive.place, tensor=name
-                )
+                raise CorruptError("it decodes to other bytes than its digest says", place=archive.place, tensor=name)
 
 
 def _prepare(archive: Archive, record: TensorRecord, tensor: torch.Tensor) -> _Prepared:

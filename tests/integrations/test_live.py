@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from pipeline.models import Tensors, base_model, fine_tune, load, write_model
 
 import ddct_format
 from ddct_format.errors import BaseMismatchError
-
-from pipeline.models import Tensors, base_model, fine_tune, load, write_model
 
 DEVICES = [
     "cpu",

@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from codec.layers import base_bytes, layers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddct_format.backends import get_backend
 from ddct_format.codec.dctq import DctqParams, DctqPayload
 from ddct_format.codec.patches import PatchGrid
-
-from codec.layers import base_bytes, layers
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -69,9 +68,7 @@ def test_layers_decode_to_the_bytes_of_the_reference(
 def test_deltas_are_equal_too(layer: tuple[DctqParams, DctqPayload]) -> None:
     params, payload = layer
     ours = kernels().decode_delta(params, payload)
-    assert np.array_equal(
-        ours.view(np.uint32), get_backend("reference").decode_delta(params, payload).view(np.uint32)
-    )
+    assert np.array_equal(ours.view(np.uint32), get_backend("reference").decode_delta(params, payload).view(np.uint32))
 
 
 def large_layer(rank: int, *, keys: bool = False, rows: int = 2100, cols: int = 1030) -> tuple[DctqParams, DctqPayload]:

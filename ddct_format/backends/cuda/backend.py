@@ -33,7 +33,9 @@ class CudaBackend:
     def delta(
         self, base: npt.NDArray[np.uint8], base_dtype: str, target: npt.NDArray[np.uint8], dtype: str
     ) -> npt.NDArray[np.float32]:
-        values = self._upload(target).view(_DTYPES[dtype]).float() - self._upload(base).view(_DTYPES[base_dtype]).float()
+        values = (
+            self._upload(target).view(_DTYPES[dtype]).float() - self._upload(base).view(_DTYPES[base_dtype]).float()
+        )
         result: npt.NDArray[np.float32] = values.cpu().numpy()
         return result
 

@@ -43,16 +43,18 @@ def index_patches(
     place = torch.empty(patches, dtype=torch.int64, device=device)
     step = torch.empty(patches, dtype=torch.float32, device=device)
     affine = ranges is not None
+    classes_at = place if class_map is None else class_map
+    ranges_at = place if ranges is None else ranges
     minimum = torch.empty(patches if affine else 1, dtype=torch.float32, device=device)
     mapped = class_map is not None
     counts = torch.empty((classes + 1, blocks), dtype=torch.int64, device=device)
     if mapped or affine:
-        launch(_count, (blocks,), class_map if mapped else place, streams, counts, patches, blocks, classes, mapped,
+        launch(_count, (blocks,), classes_at, streams, counts, patches, blocks, classes, mapped,
                BLOCK=_BLOCK)  # fmt: skip
         counts = counts.cumsum(1) - counts
     launch(
-        _rank, (blocks,), class_map if mapped else place, streams, counts, scales, ranges if affine else place, place,
-        step, minimum, patches, blocks, classes, symbols, ranges.numel() // 4 if affine else 0, mapped, affine,
+        _rank, (blocks,), classes_at, streams, counts, scales, ranges_at, place,
+        step, minimum, patches, blocks, classes, symbols, ranges_at.numel() // 4 if affine else 0, mapped, affine,
         BLOCK=_BLOCK,
     )  # fmt: skip
     return place, step, minimum

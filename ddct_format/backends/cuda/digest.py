@@ -55,7 +55,7 @@ def tensor_digests(tensors: Sequence[torch.Tensor]) -> list[str]:
         data = tensor.view(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
         rest = data[whole * LEAF_SIZE :].cpu().numpy()
         for start in range(0, rest.size, LEAF_SIZE):
-            outer.update(hashlib.sha256(rest[start : start + LEAF_SIZE]).digest())
+            outer.update(hashlib.sha256(rest[start : start + LEAF_SIZE].tobytes()).digest())
         digests.append(outer.hexdigest())
     return digests
 
@@ -86,7 +86,9 @@ def _hash_leaves(places_ptr, constants_ptr, result_ptr, leaves, blocks, BLOCK: t
     words_ptr = tl.load(places_ptr + leaf, mask=inside, other=0).to(tl.pointer_type(tl.uint32))
     state = ()
     for index in tl.static_range(8):
-        state = state + (tl.zeros([BLOCK], tl.uint32) + tl.load(constants_ptr + 64 + index).to(tl.uint32, bitcast=True),)
+        state = state + (  # type: ignore[assignment]
+            tl.zeros([BLOCK], tl.uint32) + tl.load(constants_ptr + 64 + index).to(tl.uint32, bitcast=True),
+        )
     block = 0
     while block <= blocks:
         more = inside & (block < blocks)
@@ -97,7 +99,7 @@ def _hash_leaves(places_ptr, constants_ptr, result_ptr, leaves, blocks, BLOCK: t
                 word = tl.where(block < blocks, word, 0x80000000)  # after the last block, the padding
             if index == 15:
                 word = tl.where(block < blocks, word, blocks * 512)
-            words = words + (word.to(tl.uint32),)
+            words = words + (word.to(tl.uint32),)  # type: ignore[assignment]
         state = _compress(state, words, constants_ptr)
         words_ptr += 16
         block += 1

@@ -38,7 +38,7 @@ def _repack(
     byte = group * 8 // PER_BYTE
     skipped = (group * 8 - byte * PER_BYTE).to(tl.int32)
     word = tl.load(table_ptr + tl.load(packed_ptr + byte, mask=byte < size, other=0))
-    word = (word.to(tl.uint64, bitcast=True) >> (skipped * WIDTH).to(tl.uint64))
+    word = word.to(tl.uint64, bitcast=True) >> (skipped * WIDTH).to(tl.uint64)
     for index in tl.static_range(1, (7 + PER_BYTE - 1) // PER_BYTE + 1):
         shift = PER_BYTE * index - skipped
         needed = (byte + index < size) & (shift < 8)
