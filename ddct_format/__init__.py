@@ -1,6 +1,7 @@
 """ddct: fine-tuned models stored as small, exact changes to their base.
 
-``pack`` writes an archive, ``unpack`` a model directory, ``verify`` checks, ``open_archive`` reads single tensors.
+``pack`` writes an archive, ``unpack`` a model directory, ``verify`` checks, ``open_archive`` reads single tensors,
+``apply`` changes weights that are in memory already.
 Everything is imported on first use: importing ``ddct_format`` costs milliseconds, and no torch.
 """
 
@@ -14,6 +15,7 @@ from . import errors
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, open_checkpoint
     from .hub import Hub, open_hub, pull, push
+    from .integrations.live import AppliedArchive, apply
     from .pipeline.archive import Archive, open_archive
     from .pipeline.pack import PackReport, pack
     from .pipeline.unpack import UnpackReport, unpack
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AppliedArchive",
     "Archive",
     "Checkpoint",
     "Hub",
     "PackReport",
     "UnpackReport",
     "VerifyReport",
+    "apply",
     "errors",
     "open_archive",
     "open_checkpoint",
@@ -40,12 +44,14 @@ __all__ = [
 ]
 
 _HOME = {
+    "AppliedArchive": "integrations.live",
     "Archive": "pipeline.archive",
     "Checkpoint": "checkpoint",
     "Hub": "hub",
     "PackReport": "pipeline.pack",
     "UnpackReport": "pipeline.unpack",
     "VerifyReport": "pipeline.verify",
+    "apply": "integrations.live",
     "open_archive": "pipeline.archive",
     "open_checkpoint": "checkpoint",
     "open_hub": "hub",

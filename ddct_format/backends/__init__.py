@@ -1,24 +1,35 @@
 """The codec's primitives, once per kind of hardware, bit for bit the same.
 
-``reference`` (numpy) is slow and normative; ``cpu`` runs the same steps through torch.
+``reference`` (numpy) is slow and normative; ``cpu`` runs the same steps through torch, ``cuda`` in Triton kernels.
 """
 
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 from ..errors import ConfigError
 from .interface import Backend
 
 __all__ = ["BACKENDS", "Backend", "get_backend"]
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("auto", "cpu", "cuda", "reference")
+"""Names of devices; ``cuda`` may be followed by a number, ``cuda:1``. ``auto`` is ``cuda`` where there is one."""
 
 
 def get_backend(name: str) -> Backend:
     """The backend of that name; modules are imported on first use, for torch takes seconds to load.
 
     Raises:
-        ConfigError: there is no such backend.
+        ConfigError: there is no such backend, or not on this machine.
     """
+    if name == "auto":
+        name = "cuda" if _cuda_is_usable() else "cpu"
+    if name.partition(":")[0] == "cuda":
+        if find_spec("triton") is None:
+            raise ConfigError(f"the device {name!r} needs Triton: install ddct[gpu], or use cpu")
+        from .cuda import CudaBackend, find_device
+
+        return CudaBackend(find_device(name))
     if name == "reference":
         from .reference import ReferenceBackend
 
@@ -28,3 +39,9 @@ def get_backend(name: str) -> Backend:
 
         return TorchCpuBackend()
     raise ConfigError(f"unknown device {name!r}; known are {', '.join(BACKENDS)}")
+
+
+def _cuda_is_usable() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and find_spec("triton") is not None

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..codec.dctq import DctqParams, DctqPayload
+from ..codec.dctq import DctqParams, DctqPayload, StoredPayload
 from ..codec.patches import PatchGrid
 
 __all__ = ["Backend"]
@@ -38,3 +38,13 @@ class Backend(Protocol):
         dtype: str,
     ) -> npt.NDArray[np.uint8]:
         """Bytes of the base tensor -> bytes of the tensor after the layer: the same bits on every backend."""
+
+    def apply_stored(
+        self,
+        params: DctqParams,
+        stored: StoredPayload,
+        base: npt.NDArray[np.uint8],
+        base_dtype: str,
+        dtype: str,
+    ) -> npt.NDArray[np.uint8]:
+        """As :meth:`apply`, from a payload whose symbols are still packed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..codec.dctq import DctqParams, DctqPayload
+from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, unpack_codes
 from ..codec.floats import add_delta, float32_from_bytes
 from ..codec.patches import PatchGrid, cut_patches, join_patches
 from ..codec.transform import analysis_matrix, basis_matrix
@@ -66,3 +66,13 @@ class ReferenceBackend:
         dtype: str,
     ) -> npt.NDArray[np.uint8]:
         return add_delta(base, base_dtype, self.decode_delta(params, payload).reshape(-1), dtype)
+
+    def apply_stored(
+        self,
+        params: DctqParams,
+        stored: StoredPayload,
+        base: npt.NDArray[np.uint8],
+        base_dtype: str,
+        dtype: str,
+    ) -> npt.NDArray[np.uint8]:
+        return self.apply(params, unpack_codes(params, stored), base, base_dtype, dtype)

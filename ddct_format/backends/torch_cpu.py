@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..codec.dctq import DctqParams, DctqPayload
+from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, unpack_codes
 from ..codec.patches import PatchGrid
 from ..codec.transform import analysis_matrix, basis_matrix, largest_sum
 
@@ -73,6 +73,16 @@ class TorchCpuBackend:
             kept = stored if base_dtype == dtype else _round(stored.float(), dtype)
             result[rows] = torch.where(tile == 0, kept, rounded)
         return result.view(torch.uint8).numpy().reshape(-1)
+
+    def apply_stored(
+        self,
+        params: DctqParams,
+        stored: StoredPayload,
+        base: npt.NDArray[np.uint8],
+        base_dtype: str,
+        dtype: str,
+    ) -> npt.NDArray[np.uint8]:
+        return self.apply(params, unpack_codes(params, stored), base, base_dtype, dtype)
 
 
 def _delta_tiles(params: DctqParams, payload: DctqPayload) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from ..backends import BACKENDS
 from ..encode.presets import DEFAULT_PRESET, KEEP_PRESETS, PRESETS
 from ..errors import ConfigError
+from .options import device_option
 from .output import format_bytes, json_option, print_json, print_table, show_progress
 
 __all__ = ["command"]
@@ -43,7 +43,7 @@ _PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESET
 )
 @click.option("--min-metric", type=float, help="Write nothing if the metric of --eval is below this.")
 @click.option("--max-metric", type=float, help="Write nothing if the metric of --eval is above this.")
-@click.option("--device", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="Who computes.")
+@device_option
 @click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the file before it gets its name.")
 @click.option("--base-repo", help="Where readers may find the base: a repository name. Never an identity.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..backends import BACKENDS
+from .options import device_option
 from .output import json_option, print_json, print_table, show_progress
 
 __all__ = ["command"]
@@ -18,7 +18,7 @@ __all__ = ["command"]
 @click.option("--base", required=True, type=click.Path(path_type=Path), help="The base model that it was made for.")
 @click.option("--lossy", is_flag=True, help="The lossy first layer only; works if the end of ARCHIVE is missing, too.")
 @click.option("--exact", is_flag=True, help="Refuse an archive that does not restore the fine-tune bit for bit.")
-@click.option("--device", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="Who computes.")
+@device_option
 @click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
 @json_option
 def command(

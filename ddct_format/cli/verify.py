@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..backends import BACKENDS
+from .options import device_option
 from .output import json_option, print_json, print_table, show_progress
 
 __all__ = ["command"]
@@ -15,7 +15,7 @@ __all__ = ["command"]
 @click.command(name="verify")
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option("--base", type=click.Path(path_type=Path), help="Also decode every tensor against this base.")
-@click.option("--device", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="Who computes.")
+@device_option
 @click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
 @json_option
 def command(archive: Path, base: Path | None, device: str, threads: int | None, as_json: bool) -> None:

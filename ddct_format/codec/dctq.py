@@ -15,6 +15,8 @@ import numpy.typing as npt
 from ..errors import InvalidError
 from .patches import PatchGrid
 from .symbols import (
+    check_packed,
+    check_runs,
     pack_sparse,
     pack_symbols,
     packed_size,
@@ -32,8 +34,12 @@ __all__ = [
     "QUANTISERS",
     "DctqParams",
     "DctqPayload",
+    "StoredCodes",
+    "StoredPayload",
     "build_sections",
     "parse_payload",
+    "split_payload",
+    "unpack_codes",
 ]
 
 NAME = "dctq.v1"
@@ -174,65 +180,135 @@ class DctqPayload:
     right: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, dtype="i1"))
 
 
+@dataclass(frozen=True, slots=True)
+class StoredCodes:
+    """Where the symbols of a class lie in a payload, still packed, in bytes.
+
+    Attributes:
+        symbols: how many there are.
+        runs: the run bytes of a sparse class: start and stop.
+        packed: all symbols of a dense class, or those other than 0 of a sparse one: start and stop.
+    """
+
+    symbols: int
+    packed: tuple[int, int]
+    runs: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayload:
+    """A checked payload whose symbols are still packed, for decoders that unpack them themselves.
+
+    Attributes:
+        payload: all of its bytes.
+        sections: start and stop of ``scales``, ``multipliers``, ``row_keys``, ``col_keys``, ``left``, ``right``,
+            ``class_map``, ``run_counts`` and ``ranges``, in bytes; ``ranges`` are the minima and steps.
+        codes: one per class.
+    """
+
+    payload: npt.NDArray[np.uint8]
+    sections: Mapping[str, tuple[int, int]]
+    codes: tuple[StoredCodes, ...]
+
+    def section(self, name: str) -> npt.NDArray[np.uint8]:
+        start, stop = self.sections[name]
+        return self.payload[start:stop]
+
+
+def split_payload(params: DctqParams, payload: npt.NDArray[np.uint8]) -> StoredPayload:
+    """Find and check the sections of a payload without unpacking its symbols.
+
+    Raises:
+        InvalidError: a class, number, symbol or size is not as section 7.2 demands.
+    """
+    position = 0
+
+    def take(size: int) -> tuple[int, int]:
+        nonlocal position
+        position += size
+        if position > payload.size:
+            raise InvalidError(f"dctq.v1: the payload has {payload.size} bytes, its contents take more")
+        return position - size, position
+
+    sections = {name: take(size) for name, size in params._fixed_sections()}
+    stored = StoredPayload(payload, sections, ())
+    scales = stored.section("scales").view("<f4")
+    if not (np.isfinite(scales).all() and (scales >= 0).all()):
+        raise InvalidError("dctq.v1: a scale is negative or not finite")
+    if int(stored.section("multipliers").view("<u2").sum(dtype=np.int64)) > MAX_MULTIPLIER_SUM:
+        raise InvalidError(f"dctq.v1: the multipliers add up to more than {MAX_MULTIPLIER_SUM}")
+
+    grid, alphabets = params.grid, params.alphabets
+    counts = _class_counts(params, stored.section("class_map"))
+    coded = sum(count for count, alphabet in zip(counts, alphabets, strict=True) if alphabet > 1)
+    sections["ranges"] = take(4 * coded if params.quantiser == "affine" else 0)
+    minima, steps = _join_halves(stored.section("ranges"))
+    if not (np.isfinite(minima).all() and np.isfinite(steps).all() and (steps >= 0).all()):
+        raise InvalidError("dctq.v1: a minimum is not finite, or a step is negative or not finite")
+    run_counts = dict(zip(params.sparse, stored.section("run_counts").view("<u4").tolist(), strict=True))
+    codes = []
+    for number, (patches, alphabet) in enumerate(zip(counts, alphabets, strict=True)):
+        symbols = patches * grid.patch**2 if alphabet > 1 else 0
+        runs, count, packed_alphabet = None, symbols, alphabet
+        if number in run_counts:
+            runs = take(run_counts[number])
+            count, packed_alphabet = sparse_value_count(payload[slice(*runs)]), alphabet - 1
+        packed = take(packed_size(count, packed_alphabet))
+        if runs is not None:
+            check_runs(payload[slice(*runs)], symbols)
+        check_packed(payload[slice(*packed)], count, packed_alphabet)
+        codes.append(StoredCodes(symbols, packed, runs))
+    if position != payload.size:
+        raise InvalidError(f"dctq.v1: the payload has {payload.size} bytes, its contents take {position}")
+    return StoredPayload(payload, sections, tuple(codes))
+
+
+def _class_counts(params: DctqParams, class_map: npt.NDArray[np.uint8]) -> list[int]:
+    """Patches of each class, given the map or, with one class, nothing."""
+    classes = len(params.levels)
+    if classes == 1:
+        return [params.grid.count]
+    if int(class_map.max()) >= classes:
+        raise InvalidError("dctq.v1: a patch names a class that does not exist")
+    if classes > 8:
+        return [int(count) for count in np.bincount(class_map, minlength=classes)]
+    # bincount widens to 64 bits first; a few passes of vectorised comparisons are far faster.
+    return [int(np.count_nonzero(class_map == number)) for number in range(classes)]
+
+
 def parse_payload(params: DctqParams, payload: npt.NDArray[np.uint8]) -> DctqPayload:
     """Payload bytes -> arrays.
 
     Raises:
         InvalidError: a class, number or size is not as section 7.2.2 demands.
     """
-    parts: dict[str, npt.NDArray[np.uint8]] = {}
-    position = 0
-    for name, size in params._fixed_sections():
-        parts[name] = payload[position : position + size]
-        position += size
-    scales = parts["scales"].view("<f4")
-    if not (np.isfinite(scales).all() and (scales >= 0).all()):
-        raise InvalidError("dctq.v1: a scale is negative or not finite")
+    return unpack_codes(params, split_payload(params, payload))
 
-    multipliers = parts["multipliers"].view("<u2")
-    if int(multipliers.sum(dtype=np.int64)) > MAX_MULTIPLIER_SUM:
-        raise InvalidError(f"dctq.v1: the multipliers add up to more than {MAX_MULTIPLIER_SUM}")
 
-    grid, alphabets = params.grid, params.alphabets
-    class_map = parts["class_map"] if len(alphabets) > 1 else np.zeros(grid.count, dtype=np.uint8)
-    counts = np.bincount(class_map, minlength=len(alphabets))
-    if counts.size > len(alphabets):
-        raise InvalidError("dctq.v1: a patch names a class that does not exist")
-    minima = steps = np.empty(0, dtype="<f2")
-    if params.quantiser == "affine":
-        coded = sum(int(count) for count, alphabet in zip(counts, alphabets, strict=True) if alphabet > 1)
-        minima, steps = _join_halves(_take(payload, position, 4 * coded))
-        position += 4 * coded
-        if not (np.isfinite(minima).all() and np.isfinite(steps).all() and (steps >= 0).all()):
-            raise InvalidError("dctq.v1: a minimum is not finite, or a step is negative or not finite")
-    run_counts = dict(zip(params.sparse, parts["run_counts"].view("<u4").tolist(), strict=True))
+def unpack_codes(params: DctqParams, stored: StoredPayload) -> DctqPayload:
+    """A checked payload with its symbols unpacked, one byte each."""
+    payload = stored.payload
+    grid, part = params.grid, stored.section
+    minima, steps = _join_halves(part("ranges"))
     codes = []
-    for number, (patches, alphabet) in enumerate(zip(counts.tolist(), alphabets, strict=True)):
-        count = patches * grid.patch**2 if alphabet > 1 else 0
-        if number in run_counts:
-            runs = _take(payload, position, run_counts[number])
-            position += runs.size
-            values = _take(payload, position, packed_size(sparse_value_count(runs), alphabet - 1))
-            position += values.size
-            symbols = unpack_sparse(runs, values, count, alphabet)
+    for place, alphabet in zip(stored.codes, params.alphabets, strict=True):
+        packed = payload[slice(*place.packed)]
+        if place.runs is None:
+            symbols = unpack_symbols(packed, place.symbols, alphabet)
         else:
-            packed = _take(payload, position, packed_size(count, alphabet))
-            position += packed.size
-            symbols = unpack_symbols(packed, count, alphabet)
+            symbols = unpack_sparse(payload[slice(*place.runs)], packed, place.symbols, alphabet)
         codes.append(symbols.reshape(-1, grid.patch, grid.patch))
-    if position != payload.size:
-        raise InvalidError(f"dctq.v1: the payload has {payload.size} bytes, its contents take {position}")
     return DctqPayload(
-        scales=scales,
-        class_map=class_map,
+        scales=part("scales").view("<f4"),
+        class_map=part("class_map") if len(params.levels) > 1 else np.zeros(grid.count, dtype=np.uint8),
         codes=tuple(codes),
         minima=minima,
         steps=steps,
-        row_keys=parts["row_keys"],
-        col_keys=parts["col_keys"],
-        multipliers=multipliers,
-        left=parts["left"].view(np.int8).reshape(params.rank, grid.rows).T,
-        right=parts["right"].view(np.int8).reshape(params.rank, grid.cols).T,
+        row_keys=part("row_keys"),
+        col_keys=part("col_keys"),
+        multipliers=part("multipliers").view("<u2"),
+        left=part("left").view(np.int8).reshape(params.rank, grid.rows).T,
+        right=part("right").view(np.int8).reshape(params.rank, grid.cols).T,
     )
 
 
@@ -261,13 +337,6 @@ def build_sections(params: DctqParams, payload: DctqPayload) -> list[npt.NDArray
     if params.quantiser == "affine":
         sections.extend(_split_halves(payload.minima, payload.steps))
     return sections + coded
-
-
-def _take(payload: npt.NDArray[np.uint8], position: int, size: int) -> npt.NDArray[np.uint8]:
-    part = payload[position : position + size]
-    if part.size != size:
-        raise InvalidError(f"dctq.v1: the payload has {payload.size} bytes, its contents take more")
-    return part
 
 
 def _split_halves(minima: npt.NDArray[np.float16], steps: npt.NDArray[np.float16]) -> list[npt.NDArray[np.uint8]]:

@@ -99,8 +99,8 @@ def apply_layer(
             exact = ulp.UlpParams.parse(_defined(layer), tensor.elements, tensor.dtype)
             return ulp.apply_ulp(exact, payload, before, _dtype_before(tensor, index))
         params = dctq.DctqParams.parse(_defined(layer), tensor.elements)
-        fields = dctq.parse_payload(params, payload)
-        return backend.apply(params, fields, before, tensor.base_dtype or tensor.dtype, tensor.dtype)
+        stored = dctq.split_payload(params, payload)
+        return backend.apply_stored(params, stored, before, tensor.base_dtype or tensor.dtype, tensor.dtype)
     except InvalidError as error:
         raise error.at(tensor=tensor.name) from None
 

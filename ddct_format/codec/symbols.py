@@ -15,6 +15,8 @@ import numpy.typing as npt
 from ..errors import InvalidError
 
 __all__ = [
+    "check_packed",
+    "check_runs",
     "pack_sparse",
     "pack_symbols",
     "packed_size",
@@ -71,15 +73,25 @@ def unpack_symbols(packed: npt.NDArray[np.uint8], count: int, alphabet: int) -> 
     Raises:
         InvalidError: a byte is no n-digit number of the base, or a digit after the last symbol is not zero.
     """
+    check_packed(packed, count, alphabet)
     if alphabet == 1:
         return np.zeros(count, dtype=np.uint8)
+    return _digits(alphabet)[packed].reshape(-1)[:count]
+
+
+def check_packed(packed: npt.NDArray[np.uint8], count: int, alphabet: int) -> None:
+    """Check ``packed_size(count, alphabet)`` bytes without unpacking them.
+
+    Raises:
+        InvalidError: a byte is no n-digit number of the base, or a digit after the last symbol is not zero.
+    """
+    if not packed.size:
+        return
     per_byte = symbols_per_byte(alphabet)
-    if packed.size and int(packed.max()) >= alphabet**per_byte:
+    if int(packed.max()) >= alphabet**per_byte:
         raise InvalidError(f"a packed byte is out of range for {alphabet} symbols")
-    symbols = _digits(alphabet)[packed].reshape(-1)
-    if symbols[count:].any():
+    if int(packed[-1]) >= alphabet ** (count - (packed.size - 1) * per_byte):
         raise InvalidError("digits after the last symbol are not zero")
-    return symbols[:count]
 
 
 def pack_sparse(symbols: npt.NDArray[np.uint8], alphabet: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
@@ -98,6 +110,16 @@ def sparse_value_count(runs: npt.NDArray[np.uint8]) -> int:
     return int(np.count_nonzero(runs != _LONG_RUN))
 
 
+def check_runs(runs: npt.NDArray[np.uint8], count: int) -> None:
+    """Check that run bytes stay within ``count`` symbols.
+
+    Raises:
+        InvalidError: they do not.
+    """
+    if int(runs.sum(dtype=np.int64)) + sparse_value_count(runs) > count:
+        raise InvalidError("a run of zeros leads beyond the last symbol")
+
+
 def unpack_sparse(
     runs: npt.NDArray[np.uint8], values: npt.NDArray[np.uint8], count: int, alphabet: int
 ) -> npt.NDArray[np.uint8]:
@@ -106,10 +128,9 @@ def unpack_sparse(
     Raises:
         InvalidError: a run leads beyond the last symbol, or the values are not packed as they must be.
     """
+    check_runs(runs, count)
     valued = runs != _LONG_RUN
     places = np.cumsum(runs + valued.astype(np.int64), dtype=np.int64)
-    if places.size and int(places[-1]) > count:
-        raise InvalidError("a run of zeros leads beyond the last symbol")
     symbols = np.zeros(count, dtype=np.uint8)
     symbols[places[valued] - 1] = unpack_symbols(values, int(np.count_nonzero(valued)), alphabet - 1) + np.uint8(1)
     return symbols

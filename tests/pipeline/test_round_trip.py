@@ -10,7 +10,6 @@ from models import base_model, fine_tune, load, write_model
 from safetensors.torch import save_file
 
 from ddct_format import open_archive, open_checkpoint, pack, unpack, verify
-from ddct_format.backends import BACKENDS
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -85,7 +84,7 @@ def test_the_strongest_patches_get_the_bits(tmp_path: Path, preset: str, shares:
 
 
 def test_every_backend_decodes_every_tensor_to_the_promised_digest(base: Path, archive: Path) -> None:
-    for device in BACKENDS:
+    for device in ("auto", "cpu", "reference"):
         report = verify(archive, base, device=device)
         assert report.decoded == report.tensors
 
@@ -211,6 +210,6 @@ def test_a_transformers_model_loads_and_computes_after_the_round_trip(tmp_path: 
 @pytest.mark.parametrize(("base_name", "tuned_name"), [("base-vit", "vit-mnist"), ("base-lm", "math")])
 def test_real_models_decode_alike_everywhere(zoo: Path, tmp_path: Path, base_name: str, tuned_name: str) -> None:
     pack(zoo / base_name, zoo / tuned_name, tmp_path / "t.ddct")
-    for device in BACKENDS:
+    for device in ("auto", "cpu", "reference"):
         report = verify(tmp_path / "t.ddct", zoo / base_name, device=device)
         assert report.decoded == report.tensors

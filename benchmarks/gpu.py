@@ -1,0 +1,276 @@
+"""What the GPU path reaches, as shares of the copy bandwidth measured in the same run; prints Markdown tables.
+
+Usage: python benchmarks/gpu.py [kernels] [mixes] [swap]
+
+Bytes are those that must move: packed payload in, base in, result out (decode); base and fine-tune in, payload out
+(encode). ``decode`` is the decoding kernel alone; ``all`` adds the class index, the expansion of sparse classes and
+the low-rank factors. Times are medians of CUDA-graph replays, so that they hold no launch gaps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import triton
+from safetensors.torch import load_file, save_file
+
+from ddct_format import apply
+from ddct_format.backends.cuda.digest import tensor_digests
+from ddct_format.backends.cuda.layer import DeviceLayer, LayerPlan, plan_layer
+from ddct_format.codec.dctq import DctqParams, StoredPayload, split_payload
+from ddct_format.codec.patches import PatchGrid
+from ddct_format.container.digest import model_id
+from ddct_format.container.records import Layer, Metadata, ShardRecord, TensorRecord, target_ids
+from ddct_format.container.writer import ArchiveWriter
+
+LEVELS = ((0,), (0, 18, -18), (0, 18, -18))
+SHARES = (0.2, 0.5, 0.3)
+"""Zero, dense ternary and sparse patches: the shape of the ``balanced`` preset."""
+DENSITY = 0.04
+"""Share of the sparse classes' symbols that are not 0."""
+
+LLAMA = {
+    "7B": (
+        [(4096, 4096)] * 128 + [(11008, 4096)] * 64 + [(4096, 11008)] * 32 + [(32000, 4096)] * 2
+    ),
+    "70B": (
+        [(8192, 8192)] * 160 + [(1024, 8192)] * 160 + [(28672, 8192)] * 160 + [(8192, 28672)] * 80 + [(32000, 8192)] * 2
+    ),
+}  # fmt: skip
+
+
+def synthetic_layer(kind: str, rows: int, cols: int, seed: int = 0) -> tuple[DctqParams, StoredPayload]:
+    """A random valid layer: ``balanced``, ``balanced rank 16`` or ``paper``."""
+    random = np.random.default_rng(seed)
+    grid = PatchGrid(rows, cols, 16)
+    parts: list[npt.NDArray[np.uint8]] = []
+
+    def dense(count: int, alphabet: int, per_byte: int) -> npt.NDArray[np.uint8]:
+        packed = random.integers(
+            0, alphabet**per_byte, -(-count // per_byte), dtype=np.uint8 if alphabet**per_byte < 256 else np.uint16
+        ).astype(np.uint8)
+        if count % per_byte:
+            packed[-1] %= alphabet ** (count % per_byte)
+        return packed
+
+    if kind == "paper":
+        params = DctqParams(grid, "dct", "affine", ((0,), (0, 1, 2, 3)))
+        class_map = (random.random(grid.count) < 0.5).astype(np.uint8)
+        coded = int(class_map.sum())
+        ranges = np.stack([random.normal(size=coded), np.abs(random.normal(size=coded))]).astype("<f2")
+        parts = [np.float32([1e-6]).view(np.uint8), class_map]
+        parts += [np.ascontiguousarray(half) for row in ranges for half in row.view(np.uint8).reshape(-1, 2).T]
+        parts.append(dense(coded * 256, 4, 4))
+        return params, split_payload(params, np.concatenate(parts))
+
+    rank = 16 if kind.endswith("rank 16") else 0
+    params = DctqParams(grid, "dct", "levels", LEVELS, (2,), rank)
+    class_map = random.choice(3, grid.count, p=SHARES).astype(np.uint8)
+    counts = np.bincount(class_map, minlength=3) * 256
+    values = int(counts[2] * DENSITY)
+    runs = random.geometric(DENSITY, values) - 1
+    long_runs = runs // 255
+    stored = np.full(int((long_runs + 1).sum()), 255, dtype=np.uint8)
+    stored[np.cumsum(long_runs + 1) - 1] = runs % 255
+    reach = np.cumsum(stored.astype(np.int64) + (stored != 255))
+    stored = stored[: np.searchsorted(reach, counts[2], side="right")]
+    parts.append(np.array([0, 1e-7, 1e-7] + [1e-9] * (rank > 0), dtype="<f4").view(np.uint8))
+    if rank:
+        parts.append((20000 * 0.85 ** np.arange(rank)).astype("<u2").view(np.uint8))
+        parts += [random.integers(0, 256, n * rank).astype(np.uint8) for n in (rows, cols)]
+    parts += [class_map, np.array([stored.size], dtype="<u4").view(np.uint8), dense(int(counts[1]), 3, 5), stored]
+    parts.append(dense(int((stored != 255).sum()), 2, 8))
+    return params, split_payload(params, np.concatenate(parts))
+
+
+def upload(plan: LayerPlan) -> torch.Tensor:
+    head = np.empty(plan.scratch_at, dtype=np.uint8)
+    plan.write(head)
+    buffer = torch.empty(plan.size, dtype=torch.uint8, device="cuda")
+    buffer[: plan.scratch_at].copy_(torch.from_numpy(head))
+    return buffer
+
+
+def seconds(calls: Sequence[Callable[[], object]], repeats: int = 10) -> float:
+    """Median seconds of one call; the calls, which should touch different memory, are one CUDA graph."""
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    times = []
+    for _ in range(repeats):
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop) / 1e3 / len(calls))
+    return statistics.median(times)
+
+
+def copy_bandwidth() -> float:
+    """Bytes read plus written per second of device-to-device copies of 2 GiB; the median of ten."""
+    source, target = (torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_() for _ in range(2))
+    times = []
+    for _ in range(12):
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        target.copy_(source)
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop) / 1e3)
+    return 2 * source.numel() / statistics.median(times[2:])
+
+
+def buffers(rows: int, cols: int) -> list[torch.Tensor]:
+    """Bases that together exceed the last-level cache many times."""
+    copies = max(2, min(8, (1 << 30) // (rows * cols * 2)))
+    return [(torch.randn(rows * cols, device="cuda") * 0.05).bfloat16() for _ in range(copies)]
+
+
+def measure_decode(kind: str, rows: int, cols: int) -> tuple[int, float, float]:
+    """Bytes that must move, seconds of the decoding kernel, seconds with all that prepares it."""
+    params, stored = synthetic_layer(kind, rows, cols)
+    plan = plan_layer(params, stored)
+    buffer = upload(plan)
+    bases = buffers(rows, cols)
+    layer = DeviceLayer(plan, buffer)
+    alone = seconds([lambda base=base: layer.apply(base, "BF16", base, "BF16") for base in bases])
+    whole = seconds([lambda base=base: DeviceLayer(plan, buffer).apply(base, "BF16", base, "BF16") for base in bases])
+    return stored.payload.size + 4 * rows * cols, alone, whole
+
+
+def kernels(copy: float) -> None:
+    print(
+        "| operation | weights | bytes/weight | Gweights/s | TB/s | of copy | of copy, all |\n|---|---|---|---|---|---|---|"  # noqa: E501
+    )
+    for kind in ("balanced", "balanced rank 16", "paper"):
+        for rows, cols in ((8192, 8192), (28672, 8192)):
+            size, alone, whole = measure_decode(kind, rows, cols)
+            weights = rows * cols
+            print(
+                f"| decode {kind} | {weights / 1e6:.0f} M | {size / weights:.2f} | {weights / alone / 1e9:.0f} "
+                f"| {size / alone / 1e12:.2f} | {size / alone / copy:.2f} | {size / whole / copy:.2f} |",
+                flush=True,
+            )
+
+
+def mixes(copy: float) -> None:
+    print("| model | preset | ms decode | of copy | ms all | of copy, all |\n|---|---|---|---|---|---|")
+    for model, shapes in LLAMA.items():
+        for kind in ("balanced", "balanced rank 16", "paper"):
+            total = alone = whole = 0.0
+            for shape in sorted(set(shapes)):
+                parts = [shapes.count(shape) * value for value in measure_decode(kind, *shape)]
+                total, alone, whole = total + parts[0], alone + parts[1], whole + parts[2]
+            print(
+                f"| {model} | {kind} | {alone * 1e3:.1f} | {total / alone / copy:.2f} "
+                f"| {whole * 1e3:.1f} | {total / whole / copy:.2f} |",
+                flush=True,
+            )
+
+
+def swap(copy: float) -> None:
+    """A synthetic 7B fine-tune onto a resident base, against loading all of it."""
+    shapes = LLAMA["7B"]
+    names = [f"layer.{number:03d}" for number in range(len(shapes))]
+    model = {
+        name: (torch.randn(shape, device="cuda") * 0.05).bfloat16() for name, shape in zip(names, shapes, strict=True)
+    }
+    layers = {shape: synthetic_layer("balanced", *shape) for shape in set(shapes)}
+    with tempfile.TemporaryDirectory() as folder:
+        archive, full = Path(folder) / "model.ddct", Path(folder) / "model.safetensors"
+        before = dict(zip(names, tensor_digests([model[name] for name in names]), strict=True))
+        tuned = {name: tensor.clone() for name, tensor in model.items()}
+        for name, shape in zip(names, shapes, strict=True):
+            plan = plan_layer(*layers[shape])
+            DeviceLayer(plan, upload(plan)).apply(tuned[name], "BF16", tuned[name], "BF16")
+        after = dict(zip(names, tensor_digests([tuned[name] for name in names]), strict=True))
+        save_file(tuned, full)
+        del tuned
+        torch.cuda.empty_cache()
+        with ArchiveWriter(archive) as writer:
+            payloads = {shape: writer.compress_payload([stored.payload]) for shape, (_, stored) in layers.items()}
+            records = []
+            for name, shape in zip(names, shapes, strict=True):
+                writer.append(0, payloads[shape])
+                params, packed = layers[shape]
+                layer = Layer("dctq.v1", params.as_json(), packed.payload.size, after[name])
+                records.append(TensorRecord(name, "BF16", shape, 0, "add", base=before[name], layers=(layer,)))
+            base_id = model_id((name, "BF16", shape, before[name]) for name, shape in zip(names, shapes, strict=True))
+            exact_id = target_ids(records)[-1]
+            writer.seal(
+                Metadata("benchmark", writer.chunk_size, base_id, {}, (exact_id,), exact_id,
+                         (ShardRecord("model.safetensors"),), (), tuple(records)), None)  # fmt: skip
+        print(f"archive {archive.stat().st_size / 1e9:.2f} GB, full {full.stat().st_size / 1e9:.2f} GB\n")
+        print("| operation | seconds |\n|---|---|")
+
+        def timed(what: str, work: Callable[[], object], after: Callable[[object], None] = lambda _: None) -> None:
+            best = 1e9
+            for _ in range(3):
+                torch.cuda.synchronize()
+                started = time.perf_counter()
+                result = work()
+                torch.cuda.synchronize()
+                best = min(best, time.perf_counter() - started)
+                after(result)
+                del result
+            print(f"| {what} | {best:.3f} |", flush=True)
+
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        threads = len(os.sched_getaffinity(0))
+        for checks in (False, True):
+            timed(
+                f"swap, digests of base and result {'checked' if checks else 'not checked'}",
+                lambda checks=checks: apply(model, archive, check_base=checks, verify=checks, threads=threads),
+                lambda applied: applied.revert(),
+            )
+        print(
+            f"| peak GPU memory in GB, base {held / 1e9:.1f} included | {torch.cuda.max_memory_allocated() / 1e9:.1f} |"
+        )
+        staged = torch.empty(archive.stat().st_size, dtype=torch.uint8, pin_memory=True)
+        timed("pinned copy of the archive's bytes", lambda: staged.to("cuda", non_blocking=True))
+        whole = torch.empty(full.stat().st_size, dtype=torch.uint8, pin_memory=True)
+        timed("pinned copy of the full fine-tune", lambda: whole.to("cuda", non_blocking=True))
+        whole.resize_(0)
+        timed("safetensors load of the full fine-tune", lambda: load_file(full, device="cuda"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"\npeak host memory of the whole benchmark: {peak / 1e6:.1f} GB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=["kernels", "mixes"])
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("skipped: no CUDA device")
+    copy = copy_bandwidth()
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d}, {torch.cuda.get_device_name()}, torch {torch.__version__}, "
+        f"Triton {triton.__version__}; `python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`; "
+        f"copy {copy / 1e12:.2f} TB/s\n"
+    )
+    for part in arguments.parts:
+        {"kernels": kernels, "mixes": mixes, "swap": swap}[part](copy)
+        print()
+
+
+if __name__ == "__main__":
+    main()

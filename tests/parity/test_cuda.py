@@ -1,0 +1,121 @@
+"""The CUDA backend decodes every layer to the bytes of the reference.
+
+Where there is a GPU, it decides. Elsewhere the same kernels run through Triton's interpreter, in a process of their
+own, for Triton reads its environment once. Without Triton, both are skipped with their reason.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from codec.layers import base_bytes, layers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ddct_format.backends import get_backend
+from ddct_format.codec.dctq import DctqParams, DctqPayload
+from ddct_format.codec.patches import PatchGrid
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DTYPES = ("BF16", "F16", "F32")
+
+needs_kernels = pytest.mark.skipif(
+    not HAS_TRITON or not (INTERPRETED or torch.cuda.is_available()),
+    reason="no CUDA device" if HAS_TRITON else "Triton is not installed",
+)
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, under the interpreter
+
+
+def kernels():
+    from ddct_format.backends.cuda import CudaBackend
+
+    return CudaBackend(torch.device("cpu" if INTERPRETED else "cuda"))
+
+
+def examples(on_device: int, interpreted: int) -> settings:
+    return settings(
+        max_examples=interpreted if INTERPRETED else on_device,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+@pytest.mark.gpu
+@needs_kernels
+@examples(300, 25)
+@given(layers(), st.sampled_from(DTYPES), st.sampled_from(DTYPES), st.integers(0, 2**32 - 1), st.booleans())
+def test_layers_decode_to_the_bytes_of_the_reference(
+    layer: tuple[DctqParams, DctqPayload], base_dtype: str, dtype: str, seed: int, finite: bool
+) -> None:
+    params, payload = layer
+    base = base_bytes(params.grid.rows * params.grid.cols, base_dtype, seed, finite=finite)
+    ours = kernels().apply(params, payload, base, base_dtype, dtype)
+    assert np.array_equal(ours, get_backend("reference").apply(params, payload, base, base_dtype, dtype))
+
+
+@pytest.mark.gpu
+@needs_kernels
+@examples(100, 10)
+@given(layers())
+def test_deltas_are_equal_too(layer: tuple[DctqParams, DctqPayload]) -> None:
+    params, payload = layer
+    ours = kernels().decode_delta(params, payload)
+    assert np.array_equal(ours.view(np.uint32), get_backend("reference").decode_delta(params, payload).view(np.uint32))
+
+
+def large_layer(rank: int, *, keys: bool = False, rows: int = 2100, cols: int = 1030) -> tuple[DctqParams, DctqPayload]:
+    """Many tiles, many blocks of the class index, long runs, and low-rank sums near their limit."""
+    random = np.random.default_rng(rank)
+    grid = PatchGrid(rows, cols, 8 if keys else 16)
+    params = DctqParams(grid, "dct", "levels", ((0,), (0, -1, 1), (0, -127, 127, 5)), (2,), rank, keys, keys)
+    class_map = random.integers(0, 3, grid.count).astype(np.uint8)
+    members = [int((class_map == number).sum()) for number in (1, 2)]
+    shape = (grid.patch, grid.patch)
+    few = random.random((members[1], *shape)) < 0.002
+    return params, DctqPayload(
+        scales=np.array([0, 1e-7, 2e-7] + [1e-9] * (rank > 0), dtype="<f4"),
+        class_map=class_map,
+        codes=(
+            np.zeros((0, *shape), dtype=np.uint8),
+            random.integers(0, 3, (members[0], *shape)).astype(np.uint8),
+            np.where(few, random.integers(0, 4, (members[1], *shape)), 0).astype(np.uint8),
+        ),
+        row_keys=random.integers(0, 9, rows if keys else 0).astype(np.uint8),
+        col_keys=random.integers(0, 9, cols if keys else 0).astype(np.uint8),
+        multipliers=np.full(rank, (2**17 - 1) // max(rank, 2), dtype="<u2"),
+        left=np.where(random.random((rows, rank)) < 0.9, -128, 127).astype(np.int8),
+        right=np.where(random.random((cols, rank)) < 0.9, -128, 127).astype(np.int8),
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(INTERPRETED or not HAS_TRITON or not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("rank", [0, 2, 16, 256])
+@pytest.mark.parametrize("keys", [False, True])
+def test_a_tensor_of_many_tiles_equals_the_reference(rank: int, keys: bool) -> None:
+    params, payload = large_layer(rank, keys=keys)
+    base = base_bytes(params.grid.rows * params.grid.cols, "BF16", 2, finite=True)
+    ours = kernels().apply(params, payload, base, "BF16", "BF16")
+    assert np.array_equal(ours, get_backend("cpu").apply(params, payload, base, "BF16", "BF16"))
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="runs in another process, or on the device itself")
+def test_the_kernels_agree_under_the_interpreter() -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(Path(__file__))],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert " passed" in run.stdout
