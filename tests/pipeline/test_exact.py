@@ -9,7 +9,6 @@ import torch
 from models import base_model, fine_tune, load, write_model
 
 from ddct_format import errors, open_archive, open_checkpoint, pack, unpack, verify
-from ddct_format.backends import BACKENDS
 
 
 def same_files(one: Path, other: Path) -> bool:
@@ -29,7 +28,7 @@ def test_an_exact_archive_restores_every_file(tmp_path: Path, dtype: torch.dtype
     result = unpack(tmp_path / "t.ddct", base, tmp_path / "out", exact=True)
     assert result.lossless and result.target_id == report.exact_id
     assert same_files(tuned, tmp_path / "out")
-    for device in BACKENDS:
+    for device in ("cpu", "reference"):
         assert verify(tmp_path / "t.ddct", base, device=device).lossless
 
 
