@@ -143,7 +143,14 @@ class World:
         return {number: line for number, line in found.items() if line}
 
     def freeze_worker(self) -> int:
-        """Stop the one worker in its tracks; its process id."""
-        (worker,) = (number for number, line in self.processes().items() if "ddct_daemon.worker" in line)
+        """Stop the one worker in its tracks; its process id. The journal tells of a worker before it is started."""
+        workers: list[int] = []
+
+        def appeared() -> bool:
+            workers[:] = [number for number, line in self.processes().items() if "ddct_daemon.worker" in line]
+            return bool(workers)
+
+        self.wait_for(appeared, "the start of a worker")
+        (worker,) = workers
         os.kill(worker, signal.SIGSTOP)
         return worker
