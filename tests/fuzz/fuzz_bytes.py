@@ -43,7 +43,9 @@ def test_one_input(data: bytes) -> None:
         if (taken := time.monotonic() - started) > allowed:
             raise AssertionError(f"{name} took {taken:.1f} s for {len(data)} bytes")
     found = {str(outcome) for outcome in outcomes.values() if outcome[0] not in ("budget", "checkpoint")}
-    if len(found) > 1:
+    # With several faults after the metadata, any one may be reported (spec section 9); a wrong base is one.
+    statuses = {outcome[0] for outcome in outcomes.values()}
+    if len(found) > 1 and not ("base-mismatch" in statuses and "ok" not in statuses):
         raise AssertionError(f"the readers disagree: {outcomes}")
 
 

@@ -42,3 +42,9 @@ def test_the_worked_example_is_what_the_reference_computes() -> None:
         fields = parse_payload(parsed, payload)
         result = get_backend("reference").apply(parsed, fields, base, "BF16", "BF16").view("<u2")
         assert [f"{bits:04x}" for bits in result[:4]] == example["result"]
+
+
+def test_the_dump_is_the_vector() -> None:
+    text = SPECIFICATION.read_text().split("## 12. A whole file", 1)[1].split("```")[1]
+    dump = b"".join(bytes.fromhex(line.partition("  ")[2]) for line in text.strip().splitlines())
+    assert dump == (SPECIFICATION.parent / "vectors" / "good" / "lossy.ddct").read_bytes()
