@@ -158,7 +158,8 @@ def measure_decode(kind: str, rows: int, cols: int) -> tuple[int, float, float]:
 
 def kernels(copy: float) -> None:
     print(
-        "| operation | weights | bytes/weight | Gweights/s | TB/s | of copy | of copy, all |\n|---|---|---|---|---|---|---|"  # noqa: E501
+        "| operation | weights | bytes/weight | Gweights/s | TB/s | of copy | of copy, all |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for kind in ("balanced", "balanced rank 16", "paper"):
         for rows, cols in ((8192, 8192), (28672, 8192)):

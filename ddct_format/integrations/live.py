@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -221,7 +221,10 @@ def _digests(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
 
         yield from zip(resident, tensor_digests(list(resident.values())), strict=True)
     others = [name for name in tensors if name not in resident]
-    hash_one: Callable[[str], str] = lambda name: tensor_digest(_host_bytes(tensors[name]))  # noqa: E731
+
+    def hash_one(name: str) -> str:
+        return tensor_digest(_host_bytes(tensors[name]))
+
     yield from zip(others, map_ordered(hash_one, others, default_threads()), strict=True)
 
 
