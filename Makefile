@@ -21,7 +21,10 @@ lint: $(READY)
 fuzz: $(READY)
 	tests/fuzz/run.sh
 
-$(READY): pyproject.toml constraints.txt
+# The native core is built with the package: a change to its sources builds it again.
+CORE_SOURCES := $(wildcard ddct_format/native/src/*.[ch]) $(wildcard spec/readers/c/*kernels.[ch])
+
+$(READY): pyproject.toml constraints.txt $(CORE_SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@

@@ -16,11 +16,10 @@ from ..errors import InvalidError
 from .patches import PatchGrid
 from .symbols import (
     check_packed,
-    check_runs,
+    measure_runs,
     pack_sparse,
     pack_symbols,
     packed_size,
-    sparse_value_count,
     unpack_sparse,
     unpack_symbols,
 )
@@ -252,10 +251,11 @@ def split_payload(params: DctqParams, payload: npt.NDArray[np.uint8]) -> StoredP
         runs, count, packed_alphabet = None, symbols, alphabet
         if number in run_counts:
             runs = take(run_counts[number])
-            count, packed_alphabet = sparse_value_count(payload[slice(*runs)]), alphabet - 1
+            inside, count = measure_runs(payload[slice(*runs)], symbols)
+            if not inside:
+                raise InvalidError("dctq.v1: a run of zeros leads beyond the last symbol of its class")
+            packed_alphabet = alphabet - 1
         packed = take(packed_size(count, packed_alphabet))
-        if runs is not None:
-            check_runs(payload[slice(*runs)], symbols)
         check_packed(payload[slice(*packed)], count, packed_alphabet)
         codes.append(StoredCodes(symbols, packed, runs))
     if position != payload.size:

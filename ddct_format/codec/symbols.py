@@ -12,15 +12,15 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from .. import native
 from ..errors import InvalidError
 
 __all__ = [
     "check_packed",
-    "check_runs",
+    "measure_runs",
     "pack_sparse",
     "pack_symbols",
     "packed_size",
-    "sparse_value_count",
     "symbols_per_byte",
     "unpack_sparse",
     "unpack_symbols",
@@ -105,19 +105,12 @@ def pack_sparse(symbols: npt.NDArray[np.uint8], alphabet: int) -> tuple[npt.NDAr
     return runs, pack_symbols(symbols[places] - np.uint8(1), alphabet - 1)
 
 
-def sparse_value_count(runs: npt.NDArray[np.uint8]) -> int:
-    """How many values belong to the run bytes."""
-    return int(np.count_nonzero(runs != _LONG_RUN))
-
-
-def check_runs(runs: npt.NDArray[np.uint8], count: int) -> None:
-    """Check that run bytes stay within ``count`` symbols.
-
-    Raises:
-        InvalidError: they do not.
-    """
-    if int(runs.sum(dtype=np.int64)) + sparse_value_count(runs) > count:
-        raise InvalidError("a run of zeros leads beyond the last symbol")
+def measure_runs(runs: npt.NDArray[np.uint8], count: int) -> tuple[bool, int]:
+    """Whether run bytes stay within ``count`` symbols, and how many values belong to them."""
+    if native.core is not None:
+        return native.core.measure_runs(runs, count)
+    values = int(np.count_nonzero(runs != _LONG_RUN))
+    return int(runs.sum(dtype=np.int64)) + values <= count, values
 
 
 def unpack_sparse(
@@ -128,7 +121,8 @@ def unpack_sparse(
     Raises:
         InvalidError: a run leads beyond the last symbol, or the values are not packed as they must be.
     """
-    check_runs(runs, count)
+    if not measure_runs(runs, count)[0]:
+        raise InvalidError("a run of zeros leads beyond the last symbol")
     valued = runs != _LONG_RUN
     places = np.cumsum(runs + valued.astype(np.int64), dtype=np.int64)
     symbols = np.zeros(count, dtype=np.uint8)

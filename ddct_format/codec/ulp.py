@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import InvalidError
 from .floats import FLOAT_DTYPES, float32_from_bytes, float32_to_bytes
-from .symbols import sparse_value_count, unpack_sparse
+from .symbols import measure_runs, unpack_sparse
 
 __all__ = [
     "KEYS_PER_OCTAVE",
@@ -189,7 +189,7 @@ def apply_ulp(
     for number, members in _members(groups, len(params.bounds) + 1):
         if number in run_counts:
             runs = sections.take(run_counts[number])
-            values = sections.take(sparse_value_count(runs))
+            values = sections.take(measure_runs(runs, members.size)[1])
             symbols[members] = unpack_sparse(runs, values, members.size, params.alphabet)
         else:
             symbols[members] = sections.take(members.size)

@@ -1,0 +1,29 @@
+/* Loops that are compiled once per instruction set (kernels_*.c, each of which includes kernels_body.h), and found
+ * through a table. All versions give the same bytes. */
+#ifndef DDCT_NATIVE_KERNELS_H
+#define DDCT_NATIVE_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAVE_X86_LEVELS 1
+#else
+#define HAVE_X86_LEVELS 0
+#endif
+
+typedef struct kernel_table {
+    /* Do `runs` stay within `count` symbols (section 7.2.5)? Counts the symbols other than 0. */
+    bool (*sparse_valid)(const uint8_t *runs, uint64_t runs_size, uint64_t count, uint64_t *others);
+} kernel_table;
+
+extern const kernel_table kernels_portable;
+#if HAVE_X86_LEVELS
+extern const kernel_table kernels_avx2, kernels_avx512;
+#endif
+
+/* The table for the instruction set in use: the best of this processor, unless a test has chosen another. */
+const kernel_table *kernels(void);
+
+#endif
