@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddct_daemon.config import Config
-from ddct_daemon.publish import published_name
+from ddct_daemon.jobs import published_name
 from ddct_format.errors import HubError
 from ddct_format.hub import HubOptions
 
