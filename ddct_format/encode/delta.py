@@ -12,13 +12,13 @@ from ..backends.interface import Backend
 from ..codec.dctq import DctqParams, DctqPayload
 from .low_rank import Factors, factorise, quantise_low_rank
 from .quantise import LARGEST_MAGNITUDE
+from .quantiser import DEFAULT_QUANTISER, Quantiser
 from .residual import encode_residual
 
 __all__ = ["DeltaAnalysis", "analyse_delta", "encode_delta", "matrix_view", "vector_view"]
 
 _SMALLEST_SIDE = 16
 """Smaller matrices are mostly padding once they are cut into patches, and too few to matter."""
-_MATRIX_PATCH = 16
 _VECTOR_PATCH = 8
 _SMALLEST_VECTOR = 64
 _SMALLEST_DEVIATION = 1e-30
@@ -79,7 +79,13 @@ def analyse_delta(delta: npt.NDArray[np.float32], shape: tuple[int, ...]) -> Del
 
 
 def encode_delta(
-    delta: npt.NDArray[np.float32], analysis: DeltaAnalysis, step: float, backend: Backend, *, coarse: bool = False
+    delta: npt.NDArray[np.float32],
+    analysis: DeltaAnalysis,
+    step: float,
+    backend: Backend,
+    *,
+    coarse: bool = False,
+    quantiser: Quantiser = DEFAULT_QUANTISER,
 ) -> tuple[DctqParams, DctqPayload]:
     """Quantise a delta.
 
@@ -94,13 +100,13 @@ def encode_delta(
     if analysis.factors is None:
         step = min(1.0, step) * (_COARSE_VECTOR_STEP if coarse else _VECTOR_STEP)
         step = max(step, float(np.abs(matrix).max()) / LARGEST_MAGNITUDE)
-        coded = encode_residual(matrix, _VECTOR_PATCH, step or 1.0, backend, plain=True)
+        coded = encode_residual(matrix, _VECTOR_PATCH, step or 1.0, backend, plain=True, quantiser=quantiser)
     else:
         if min(analysis.view) < _NARROW_SIDE:
             step = min(1.0, step) * _NARROW_STEP
-        low_rank = quantise_low_rank(matrix, analysis.factors, step)
+        low_rank = quantise_low_rank(matrix, analysis.factors, step) if quantiser.low_rank else None
         residual = matrix if low_rank is None else matrix - low_rank.product
-        coded = encode_residual(residual, _MATRIX_PATCH, step, backend, coarse=coarse)
+        coded = encode_residual(residual, quantiser.patch, step, backend, coarse=coarse, quantiser=quantiser)
     scales = [coded.scale * analysis.deviation] * len(coded.levels)
     parts: dict[str, npt.NDArray[np.int8] | npt.NDArray[np.uint16]] = {}
     if low_rank is not None:

@@ -2,7 +2,8 @@
 
 Patches of the delta are ranked by L2 norm within their tensor (section 3.2 of the paper); the strongest get 2 bits per
 coefficient, the next 1, the rest none. Coefficients of a patch are quantised uniformly between their minimum and
-maximum (section 3.3), and the decoded delta is rescaled to the tensor's mean absolute delta (section 3.4).
+maximum (section 3.3), and the decoded delta is rescaled to the tensor's mean absolute delta (section 3.4). Transform,
+patches and rescaling are the quantiser's, for ablations.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ import numpy.typing as npt
 from ..backends.interface import Backend
 from ..codec.dctq import DctqParams, DctqPayload
 from ..codec.patches import PatchGrid, cut_patches
+from .quantiser import Quantiser, choose_gain
 
 __all__ = ["encode_paper"]
 
-_PATCH = 16
-
 
 def encode_paper(
-    delta: npt.NDArray[np.float32], shares: tuple[tuple[int, float], ...], backend: Backend
+    delta: npt.NDArray[np.float32], shares: tuple[tuple[int, float], ...], quantiser: Quantiser, backend: Backend
 ) -> tuple[DctqParams, DctqPayload]:
     """Quantise one tensor's delta.
 
@@ -28,11 +28,15 @@ def encode_paper(
         delta: float32 [rows, cols], finite.
         shares: (bits, share of the patches) from the strongest patches down; what is left gets no bits.
     """
-    grid = PatchGrid(delta.shape[0], delta.shape[1], _PATCH)
+    patch = quantiser.patch
+    grid = PatchGrid(delta.shape[0], delta.shape[1], patch)
     alphabets = [1] + [2**bits for bits, _ in reversed(shares)]
     class_map = _rank_patches(delta, grid, shares)
-    coefficients = backend.coefficients(delta, grid, "dct").reshape(grid.count, -1)
-    coefficients = _to_half_precision_range(coefficients)
+    transformed = quantiser.transform != "none"
+    coefficients = backend.coefficients(delta, grid, quantiser.transform) if transformed else cut_patches(delta, grid)
+    coefficients = coefficients.reshape(grid.count, -1)
+    magnification = _to_half_precision_range(coefficients)
+    coefficients = coefficients * np.float32(magnification)
 
     codes: list[npt.NDArray[np.uint8]] = []
     minima = np.zeros(grid.count, dtype="<f2")
@@ -46,10 +50,10 @@ def encode_paper(
         step = steps[members].astype(np.float32)[:, None]
         offset = values - minima[members].astype(np.float32)[:, None]
         ratio = np.divide(offset, step, out=np.zeros_like(offset), where=step > 0)
-        codes.append(np.clip(np.rint(ratio), 0, alphabet - 1).astype(np.uint8).reshape(-1, _PATCH, _PATCH))
+        codes.append(np.clip(np.rint(ratio), 0, alphabet - 1).astype(np.uint8).reshape(-1, patch, patch))
     coded = np.array(alphabets)[class_map] > 1
 
-    params = DctqParams(grid, "dct", "affine", tuple(tuple(range(alphabet)) for alphabet in alphabets))
+    params = DctqParams(grid, quantiser.transform, "affine", tuple(tuple(range(alphabet)) for alphabet in alphabets))
     payload = DctqPayload(
         scales=np.ones(1, dtype=np.float32),
         class_map=class_map,
@@ -57,10 +61,25 @@ def encode_paper(
         minima=minima[coded],
         steps=steps[coded],
     )
-    decoded = float(np.abs(backend.decode_delta(params, payload)).sum(dtype=np.float64))
-    wanted = float(np.abs(delta).sum(dtype=np.float64))
-    payload.scales[0] = wanted / decoded if decoded else 0.0
+    payload.scales[0] = _gain(quantiser.gain, delta, backend.decode_delta(params, payload), 1 / magnification)
     return params, payload
+
+
+def _gain(kind: str, delta: npt.NDArray[np.float32], decoded: npt.NDArray[np.float32], unit: float) -> float:
+    """The gain for ``decoded``, which is in units of ``unit``."""
+    gain = choose_gain(
+        kind,
+        energy=_product(delta, delta),
+        aligned=_product(delta, decoded) * unit,
+        decoded=_product(decoded, decoded) * unit**2,
+        absolute=float(np.abs(delta).sum(dtype=np.float64)),
+        decoded_absolute=float(np.abs(decoded).sum(dtype=np.float64)) * unit,
+    )
+    return gain * unit
+
+
+def _product(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> float:
+    return float(np.einsum("ij,ij->", left, right, dtype=np.float64))
 
 
 def _rank_patches(
@@ -79,7 +98,7 @@ def _rank_patches(
     return class_map
 
 
-def _to_half_precision_range(coefficients: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Scale by a power of two so that float16 minima and steps are normal numbers; the gain takes it back."""
+def _to_half_precision_range(coefficients: npt.NDArray[np.float32]) -> float:
+    """A power of two that makes float16 minima and steps normal numbers; the gain takes it back."""
     largest = float(np.abs(coefficients).max(initial=0.0))
-    return coefficients if largest == 0 else coefficients * np.float32(2.0 ** (10 - np.frexp(largest)[1]))
+    return 1.0 if largest == 0 else float(2.0 ** (10 - np.frexp(largest)[1]))

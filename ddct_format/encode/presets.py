@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError
+from .quantiser import DEFAULT_QUANTISER, Quantiser
 
-__all__ = ["DEFAULT_PRESET", "KEEP_PRESETS", "PRESETS", "RAW", "Preset", "get_preset"]
+__all__ = ["DEFAULT_PRESET", "KEEP_PRESETS", "PAPER_QUANTISER", "PRESETS", "RAW", "Preset", "get_preset"]
 
 DEFAULT_PRESET = "balanced"
 _COARSE_BITS = 0.35
@@ -22,6 +23,7 @@ class Preset:
         error: target as relative squared error over all tensors.
         shares: the paper's quantiser: (bits per coefficient, share of the patches), strongest patches first.
         exact: the fine-tune comes back bit for bit, and no lossy layer is chosen for its own sake.
+        quantiser: the choices beneath.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Preset:
     error: float | None = None
     shares: tuple[tuple[int, float], ...] = ()
     exact: bool = False
+    quantiser: Quantiser = DEFAULT_QUANTISER
 
     @property
     def searched(self) -> bool:
@@ -42,6 +45,9 @@ class Preset:
         return self.bits is not None and self.bits < _COARSE_BITS
 
 
+PAPER_QUANTISER = Quantiser(gain="mean-absolute", low_rank=False)
+"""Delta-DCT as published."""
+
 RAW = Preset("raw", "carried byte for byte")
 """Not a preset for a whole model: for tensors that must not change at all."""
 
@@ -52,11 +58,17 @@ PRESETS = {
         Preset("small", "half a bit per weight", bits=0.5),
         Preset("balanced", "one bit per weight", bits=1.0),
         Preset("high", "two bits per weight", bits=2.0),
-        Preset("paper", "Delta-DCT as published: half of the patches at 2 bits, half at none", shares=((2, 0.5),)),
+        Preset(
+            "paper",
+            "Delta-DCT as published: half of the patches at 2 bits, half at none",
+            shares=((2, 0.5),),
+            quantiser=PAPER_QUANTISER,
+        ),
         Preset(
             "paper-mix",
             "Delta-DCT, mixed: 30 % at 2 bits, 40 % at 1 bit, 30 % at none",
             shares=((2, 0.3), (1, 0.4)),
+            quantiser=PAPER_QUANTISER,
         ),
         Preset("exact", "lossless: every tensor comes back bit for bit", exact=True),
     )

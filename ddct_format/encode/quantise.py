@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .quantiser import choose_gain
+
 __all__ = ["COARSE_DEAD_ZONE", "DEAD_ZONE", "GAIN_LIMIT", "LARGEST_MAGNITUDE", "Quantised", "quantise"]
 
 DEAD_ZONE = 0.2
@@ -42,11 +44,11 @@ class Quantised:
     noise: float
 
 
-def quantise(values: npt.NDArray[np.float32], dead_zone: float = DEAD_ZONE) -> Quantised:
+def quantise(values: npt.NDArray[np.float32], dead_zone: float = DEAD_ZONE, gain_kind: str = "unbiased") -> Quantised:
     """Quantise values given in steps, float32 [patches, values], with one centroid per magnitude.
 
-    The gain makes the decoded values project onto the true ones with coefficient 1: <y,y> / <y,r>. Least squares would
-    shrink them, and a shrunken delta is an under-trained model (spec/adr/0103-gain.md).
+    The unbiased gain makes the decoded values project onto the true ones with coefficient 1: <y,y> / <y,r>. Least
+    squares would shrink them, and a shrunken delta is an under-trained model (spec/adr/0103-gain.md).
     """
     absolute = np.abs(values)
     shifted = absolute + np.float32(0.5 - dead_zone)
@@ -67,7 +69,17 @@ def quantise(values: npt.NDArray[np.float32], dead_zone: float = DEAD_ZONE) -> Q
     energy = float(np.einsum("ij,ij->i", values, values).sum(dtype=np.float64))
     aligned = float((sums * levels).sum()) / grid
     decoded = float((counts * np.square(levels)).sum()) / grid**2
-    gain = min(GAIN_LIMIT, max(1.0, energy / aligned)) if aligned > 0 else 1.0
+    if gain_kind == "unbiased":
+        gain = min(GAIN_LIMIT, max(1.0, energy / aligned)) if aligned > 0 else 1.0
+    else:
+        gain = choose_gain(
+            gain_kind,
+            energy=energy,
+            aligned=aligned,
+            decoded=decoded,
+            absolute=float(absolute.sum(dtype=np.float64)),
+            decoded_absolute=float((counts * levels).sum()) / grid,
+        )
     symbols = magnitudes * np.uint8(2)
     np.subtract(symbols, 1, out=symbols, where=(values > 0) & (magnitudes > 0))
     return Quantised(

@@ -12,6 +12,7 @@ from ..codec.patches import PatchGrid, cut_patches
 from .classes import classify_patches
 from .ordering import worthwhile_keys
 from .quantise import COARSE_DEAD_ZONE, DEAD_ZONE, quantise
+from .quantiser import DEFAULT_QUANTISER, Quantiser
 
 __all__ = ["CodedResidual", "encode_residual"]
 
@@ -44,8 +45,9 @@ def encode_residual(
     *,
     plain: bool = False,
     coarse: bool = False,
+    quantiser: Quantiser = DEFAULT_QUANTISER,
 ) -> CodedResidual:
-    """Quantise a matrix with one step everywhere, as DCT patches.
+    """Quantise a matrix with one step everywhere, as patches of DCT coefficients, unless told otherwise.
 
     The transform saves few bits, but what a dead zone drops of it is a little of every weight, not all of the small
     ones: at half a bit per weight that halves the damage to the model (spec/adr/0105-transform.md).
@@ -67,10 +69,10 @@ def encode_residual(
         residual = residual[np.argsort(row_keys, kind="stable")]
     if col_keys is not None:
         residual = residual[:, np.argsort(col_keys, kind="stable")]
-    transform = "none" if plain else "dct"
+    transform = "none" if plain else quantiser.transform
     unit = _unit(transform, patch)
     values = _coefficients(residual, grid, transform, backend).reshape(grid.count, -1) * np.float32(unit / step)
-    quantised = quantise(values, COARSE_DEAD_ZONE if coarse else DEAD_ZONE)
+    quantised = quantise(values, COARSE_DEAD_ZONE if coarse else DEAD_ZONE, quantiser.gain)
     class_map = np.zeros(grid.count, dtype=np.uint8) if plain else classify_patches(quantised.magnitudes)
 
     both_signs = [0]

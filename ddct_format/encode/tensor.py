@@ -83,12 +83,12 @@ def encode_tensor(
     if preset.searched:
         if analysis is None:
             return _carry(target)
-        params, payload = encode_delta(delta, analysis, step, backend, coarse=preset.coarse)
+        params, payload = encode_delta(delta, analysis, step, backend, coarse=preset.coarse, quantiser=preset.quantiser)
     else:
         view = matrix_view(target.shape)
         if not preset.shares or view is None or not np.isfinite(delta).all():
             return _carry(target)
-        params, payload = encode_paper(delta.reshape(view), preset.shares, backend)
+        params, payload = encode_paper(delta.reshape(view), preset.shares, preset.quantiser, backend)
     sections = dctq.build_sections(params, payload)
     if draft:
         return EncodedTensor("add", (EncodedLayer(dctq.NAME, params.as_json(), sections, None),))

@@ -80,7 +80,7 @@ def pack(
     finetuned: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    preset: str = DEFAULT_PRESET,
+    preset: str | Preset = DEFAULT_PRESET,
     exact: bool = False,
     bits: float | None = None,
     error: float | None = None,
@@ -96,6 +96,7 @@ def pack(
     """Write the archive ``out``, which must not exist; it appears whole and verified, or not at all.
 
     Args:
+        preset: a name, or settings of one's own, which take neither ``bits`` nor ``error``.
         exact: after the preset's lossy layer, add one that restores the fine-tune bit for bit.
         bits, error: a target instead of the preset's: bits per weight (side files not counted, met from below within
             2 %), or relative squared error.
@@ -114,7 +115,8 @@ def pack(
         StorageError: something cannot be read or written.
     """
     started = time.monotonic()
-    settings, backend = get_preset(preset, bits=bits, error=error), get_backend(device)
+    settings = get_preset(preset, bits=bits, error=error) if isinstance(preset, str) else preset
+    backend = get_backend(device)
     kept = [(pattern, _keep_preset(name)) for pattern, name in keep]
     threads = threads or default_threads()
     with (
