@@ -1,4 +1,4 @@
-"""What every backend does. The contract is equality of bytes, not closeness: see tests/parity/."""
+"""What every backend does. Decoding is bound to equality of bytes, not closeness: see tests/parity/."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy.typing as npt
 
 from ..codec.dctq import DctqParams, DctqPayload, StoredPayload
 from ..codec.patches import PatchGrid
+from .encoder import Encoder
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "Decoder"]
 
 
-class Backend(Protocol):
+class Decoder(Protocol):
     """The arithmetic of dctq.v1 on some hardware. Tensors come and go as bytes in host memory."""
 
     name: str
@@ -21,10 +22,10 @@ class Backend(Protocol):
     def delta(
         self, base: npt.NDArray[np.uint8], base_dtype: str, target: npt.NDArray[np.uint8], dtype: str
     ) -> npt.NDArray[np.float32]:
-        """``target − base`` in float32, 1-D. An encoder's primitive: not bound to equal bytes."""
+        """``target − base`` in float32, 1-D."""
 
     def coefficients(self, view: npt.NDArray[np.float32], grid: PatchGrid, transform: str) -> npt.NDArray[np.float32]:
-        """Forward transform, [rows, cols] -> [patches, p, p]. An encoder's primitive: not bound to equal bytes."""
+        """Forward transform, [rows, cols] -> [patches, p, p]; not bound to equal bytes."""
 
     def decode_delta(self, params: DctqParams, payload: DctqPayload) -> npt.NDArray[np.float32]:
         """The decoded delta, [rows, cols], as section 7.2.3 computes it: the same bits on every backend."""
@@ -48,3 +49,7 @@ class Backend(Protocol):
         dtype: str,
     ) -> npt.NDArray[np.uint8]:
         """As :meth:`apply`, from a payload whose symbols are still packed."""
+
+
+class Backend(Decoder, Encoder, Protocol):
+    """Both directions on some hardware."""

@@ -9,11 +9,12 @@ from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, unpack_codes
 from ..codec.floats import add_delta, float32_from_bytes
 from ..codec.patches import PatchGrid, cut_patches, join_patches
 from ..codec.transform import analysis_matrix, basis_matrix
+from .numpy_encoder import NumpyEncoder
 
 __all__ = ["ReferenceBackend"]
 
 
-class ReferenceBackend:
+class ReferenceBackend(NumpyEncoder):
     """One step after the other, whole tensors at a time, in the order of the text."""
 
     name = "reference"

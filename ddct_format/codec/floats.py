@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FLOAT_DTYPES", "add_delta", "float32_from_bytes", "float32_to_bytes"]
+__all__ = ["FLOAT_DTYPES", "FLOAT_WIDTHS", "add_delta", "float32_from_bytes", "float32_to_bytes"]
 
 FLOAT_DTYPES = ("BF16", "F16", "F32")
 """The element types that a delta can be taken of."""
+
+FLOAT_WIDTHS = {"BF16": 2, "F16": 2, "F32": 4}
+"""Their sizes in bytes."""
 
 _STORAGE: dict[str, np.dtype[Any]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _QUIET_NAN = {"BF16": 0x7FC0, "F16": 0x7E00, "F32": 0x7FC00000}

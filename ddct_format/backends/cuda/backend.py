@@ -9,6 +9,7 @@ import torch
 from ...codec.dctq import DctqParams, DctqPayload, StoredPayload, build_sections, split_payload
 from ...codec.patches import PatchGrid
 from ...codec.transform import analysis_matrix
+from ..numpy_encoder import NumpyEncoder
 from ..torch_cpu import TorchCpuBackend
 from .layer import BITS, DeviceLayer, plan_layer
 
@@ -18,7 +19,7 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _WIDTHS = {"BF16": 2, "F16": 2, "F32": 4}
 
 
-class CudaBackend:
+class CudaBackend(NumpyEncoder):
     """Decodes and transforms on one CUDA device.
 
     Args:

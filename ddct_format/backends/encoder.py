@@ -1,0 +1,190 @@
+"""What an encoder asks of a backend: band by band, so that no primitive ever needs a whole tensor.
+
+Nothing here is bound to equal bytes. Backends may differ in the last bits of a float, and so in a symbol at a
+threshold; they agree on what everything means, and counts and sums agree with the symbols that are returned
+(tests/parity/test_encoders.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "ACTIVITY_BINS",
+    "LARGEST_MAGNITUDE",
+    "AffineBand",
+    "Band",
+    "DeltaSums",
+    "Encoder",
+    "PowerStep",
+    "QuantisedBand",
+    "ResidualPlan",
+    "activity_bins",
+]
+
+LARGEST_MAGNITUDE = 127
+"""Of a quantised value, in steps; larger ones are cut off."""
+ACTIVITY_BINS = 36
+"""Patches without a value, then half-octaves of the sum of a patch's magnitudes, at most 32² · 127."""
+_BIN_EDGES = np.ceil(2.0 ** ((np.arange(ACTIVITY_BINS) - 0.5) / 2)).astype(np.int64)
+
+
+def activity_bins(activity: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """The bin of each patch: 0 where nothing is left of it, else 1 + round(2 · log2 activity)."""
+    bins: npt.NDArray[np.uint8] = np.searchsorted(_BIN_EDGES, activity, side="right").astype(np.uint8)
+    bins[activity == 0] = 0
+    return bins
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Rows of a fine-tune's tensor and the same rows of its base.
+
+    Attributes:
+        base, target: uint8, 1-D, row-major, of the element types ``base_dtype`` and ``dtype``: BF16, F16 or F32.
+        cols: elements of a row.
+    """
+
+    base: npt.NDArray[np.uint8]
+    base_dtype: str
+    target: npt.NDArray[np.uint8]
+    dtype: str
+    cols: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaSums:
+    """Of the delta ``target − base``, each difference rounded to float32, the sums in float64.
+
+    Attributes:
+        energy: Σ d².
+        magnitude: Σ |d|.
+        largest: max |d|.
+        finite: whether every d is; the other numbers mean nothing if not.
+    """
+
+    energy: float
+    magnitude: float
+    largest: float
+    finite: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PowerStep:
+    """One step of a subspace iteration with the band's delta D, which has ``rows`` rows.
+
+    Attributes:
+        projected: float32 [rows, k], D·V.
+        returned: float32 [cols, k], Dᵀ·D·V.
+        row_squares: float64 [rows], Σ d² of each row.
+        col_squares: float64 [cols], Σ d² of each column.
+    """
+
+    projected: npt.NDArray[np.float32]
+    returned: npt.NDArray[np.float32]
+    row_squares: npt.NDArray[np.float64]
+    col_squares: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ResidualPlan:
+    """How a tensor's delta becomes symbols.
+
+    Attributes:
+        patch: p, 8, 16 or 32.
+        transform: ``dct``, ``hadamard`` or ``none``.
+        scale: what a delta is multiplied with first.
+        right: float32 [k, cols]; the product with a band's left factors is subtracted from the scaled delta.
+        col_order: int64 [cols], the column of the view that each column of the patches takes; None for the identity.
+        unit: what a coefficient of the transform is multiplied with to become a value in steps.
+        dead_zone: z; a value v has the magnitude ⌊|v| + 0.5 − z⌋, at most 127.
+    """
+
+    patch: int
+    transform: str
+    scale: float
+    right: npt.NDArray[np.float32]
+    col_order: npt.NDArray[np.int64] | None
+    unit: float
+    dead_zone: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedBand:
+    """Symbols of a band's patches, and what choosing classes, levels and a gain takes.
+
+    Attributes:
+        symbols: uint8 [patches, p²]: 0, or 2m−1 and 2m for a value of the magnitude m above and below zero.
+        activity: int32 [patches], the sum of each patch's magnitudes.
+        counts: int64 [ACTIVITY_BINS, 128], how often each magnitude stands in the patches of each bin.
+        sums: float64 [128], Σ |v| of the values of each magnitude; that of magnitude 0 is not needed and may be 0.
+        energy: Σ v².
+    """
+
+    symbols: npt.NDArray[np.uint8]
+    activity: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int64]
+    sums: npt.NDArray[np.float64]
+    energy: float
+
+
+@dataclass(frozen=True, slots=True)
+class AffineBand:
+    """Symbols of a band's patches between the extremes of each.
+
+    Attributes:
+        symbols: uint8 [patches, p²], each below its patch's alphabet; 0 in patches whose alphabet is 1.
+        minima, steps: float16 [patches]; 0 in patches whose alphabet is 1.
+        magnitude: Σ |d| of the (scaled) delta that these symbols stand for, without the padding.
+    """
+
+    symbols: npt.NDArray[np.uint8]
+    minima: npt.NDArray[np.float16]
+    steps: npt.NDArray[np.float16]
+    magnitude: float
+
+
+class Encoder(Protocol):
+    """The arithmetic of an encoder. Bands begin at a row of patches; only a tensor's last one may end inside of one.
+
+    Patches are cut from the band's rows in the order given, padded with zeros at the right and bottom edge.
+    """
+
+    def difference(self, band: Band) -> npt.NDArray[np.float32]:
+        """``target − base``, float32 [rows, cols]."""
+
+    def delta_sums(self, band: Band) -> DeltaSums:
+        """Sums over a band's delta."""
+
+    def power_step(self, band: Band, scale: float, vectors: npt.NDArray[np.float32]) -> PowerStep:
+        """One power iteration with the delta times ``scale``; ``vectors`` is V, float32 [cols, k]."""
+
+    def quantise(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> QuantisedBand:
+        """Delta − left · right, in patches, transformed and quantised; ``left`` is float32 [rows, k]."""
+
+    def patch_energies(self, band: Band, patch: int) -> npt.NDArray[np.float64]:
+        """Σ d² of each patch of the delta, float64 [patches]."""
+
+    def quantise_affine(self, band: Band, patch: int, scale: float, alphabets: npt.NDArray[np.uint8]) -> AffineBand:
+        """The delta times ``scale``, in patches, by the DCT, each patch uniformly between its extremes.
+
+        Args:
+            alphabets: uint8 [patches], the number of symbols of each patch, 1 to 127.
+        """
+
+    def pack_class(
+        self, symbols: npt.NDArray[np.uint8], class_map: npt.NDArray[np.uint8], number: int, alphabet: int, sparse: bool
+    ) -> list[npt.NDArray[np.uint8]]:
+        """The symbols of one class's patches as a payload holds them (spec sections 7.2.4 and 7.2.5).
+
+        Args:
+            symbols: uint8 [patches, p²] of all classes, those of class ``number`` below ``alphabet``.
+            class_map: uint8 [patches].
+
+        Returns:
+            The packed symbols; for a sparse class its run bytes, then its packed values.
+        """

@@ -1,0 +1,125 @@
+"""An encoder's primitives in numpy: what they mean, and what a machine without anything faster runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..codec.floats import FLOAT_WIDTHS, float32_from_bytes
+from ..codec.patches import PatchGrid, cut_patches, join_patches
+from ..codec.symbols import pack_sparse, pack_symbols
+from ..codec.transform import analysis_matrix, basis_matrix
+from .encoder import (
+    ACTIVITY_BINS,
+    LARGEST_MAGNITUDE,
+    AffineBand,
+    Band,
+    DeltaSums,
+    PowerStep,
+    QuantisedBand,
+    ResidualPlan,
+    activity_bins,
+)
+
+__all__ = ["NumpyEncoder"]
+
+
+class NumpyEncoder:
+    """See :class:`~ddct_format.backends.encoder.Encoder`; matrix products run on numpy's BLAS."""
+
+    def difference(self, band: Band) -> npt.NDArray[np.float32]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = float32_from_bytes(band.target, band.dtype) - float32_from_bytes(band.base, band.base_dtype)
+        return values.reshape(-1, band.cols)
+
+    def delta_sums(self, band: Band) -> DeltaSums:
+        absolute = np.abs(self.difference(band).reshape(-1))
+        largest = float(absolute.max(initial=0.0))
+        if not np.isfinite(largest):
+            return DeltaSums(0.0, 0.0, largest, False)
+        energy = float(np.square(absolute, dtype=np.float64).sum())
+        return DeltaSums(energy, float(absolute.sum(dtype=np.float64)), largest, True)
+
+    def power_step(self, band: Band, scale: float, vectors: npt.NDArray[np.float32]) -> PowerStep:
+        matrix = self.difference(band) * np.float32(scale)
+        projected: npt.NDArray[np.float32] = matrix @ vectors
+        squares = np.square(matrix)
+        return PowerStep(
+            projected,
+            np.ascontiguousarray((projected.T @ matrix).T),
+            squares.sum(axis=1, dtype=np.float64),
+            squares.sum(axis=0, dtype=np.float64),
+        )
+
+    def quantise(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> QuantisedBand:
+        residual = self.difference(band) * np.float32(plan.scale)
+        if left.shape[1]:
+            residual -= left @ plan.right
+        if plan.col_order is not None:
+            residual = residual[:, plan.col_order]
+        values = _coefficients(residual, plan.patch, plan.transform) * np.float32(plan.unit)
+        absolute = np.abs(values)
+        shifted = absolute + np.float32(0.5 - plan.dead_zone)
+        magnitudes = np.minimum(shifted, np.float32(LARGEST_MAGNITUDE)).astype(np.uint8)
+        symbols = magnitudes * np.uint8(2)
+        np.subtract(symbols, 1, out=symbols, where=(values > 0) & (magnitudes > 0))
+        activity = magnitudes.sum(axis=1, dtype=np.int32)
+        joint = activity_bins(activity).astype(np.int32)[:, None] * (LARGEST_MAGNITUDE + 1) + magnitudes
+        counts = np.bincount(joint.reshape(-1), minlength=ACTIVITY_BINS * (LARGEST_MAGNITUDE + 1))
+        places = np.flatnonzero(magnitudes)
+        found, kept = magnitudes.reshape(-1)[places], absolute.reshape(-1)[places]
+        return QuantisedBand(
+            symbols=symbols,
+            activity=activity,
+            counts=counts.astype(np.int64).reshape(ACTIVITY_BINS, -1),
+            sums=np.bincount(found, weights=kept, minlength=LARGEST_MAGNITUDE + 1).astype(np.float64),
+            energy=float(np.einsum("ij,ij->i", values, values).sum(dtype=np.float64)),
+        )
+
+    def patch_energies(self, band: Band, patch: int) -> npt.NDArray[np.float64]:
+        patches = _cut(self.difference(band), patch)
+        result: npt.NDArray[np.float64] = np.square(patches, dtype=np.float64).sum(axis=(1, 2))
+        return result
+
+    def quantise_affine(self, band: Band, patch: int, scale: float, alphabets: npt.NDArray[np.uint8]) -> AffineBand:
+        values = _coefficients(self.difference(band) * np.float32(scale), patch, "dct")
+        coded = (alphabets > 1)[:, None]
+        low = np.where(coded, values.min(axis=1, keepdims=True), 0).astype("<f2")
+        largest = alphabets.astype(np.float32)[:, None] - 1
+        span = values.max(axis=1, keepdims=True) - values.min(axis=1, keepdims=True)
+        step = np.where(coded, span / np.maximum(largest, 1), 0).astype("<f2")
+        minimum, width = low.astype(np.float32), step.astype(np.float32)
+        ratio = np.divide(values - minimum, width, out=np.zeros_like(values), where=width > 0)
+        symbols = np.clip(np.rint(ratio), 0, largest).astype(np.uint8)
+        basis = basis_matrix("dct", patch).astype(np.float32)
+        levels = np.where(coded, symbols * width + minimum, 0).reshape(-1, patch, patch)
+        rows = band.target.size // (band.cols * FLOAT_WIDTHS[band.dtype])
+        decoded = join_patches(_two_sided(levels, basis.T), PatchGrid(rows, band.cols, patch))
+        return AffineBand(symbols, low.reshape(-1), step.reshape(-1), float(np.abs(decoded).sum(dtype=np.float64)))
+
+    def pack_class(
+        self, symbols: npt.NDArray[np.uint8], class_map: npt.NDArray[np.uint8], number: int, alphabet: int, sparse: bool
+    ) -> list[npt.NDArray[np.uint8]]:
+        members = symbols[class_map == number].reshape(-1)
+        return list(pack_sparse(members, alphabet)) if sparse else [pack_symbols(members, alphabet)]
+
+
+def _cut(view: npt.NDArray[np.float32], patch: int) -> npt.NDArray[np.float32]:
+    return cut_patches(view, PatchGrid(view.shape[0], view.shape[1], patch))
+
+
+def _coefficients(view: npt.NDArray[np.float32], patch: int, transform: str) -> npt.NDArray[np.float32]:
+    """[rows, cols] -> [patches, p²], by the inverse of what the decoder does."""
+    patches = _cut(view, patch)
+    if transform != "none":
+        patches = _two_sided(patches, analysis_matrix(transform, patch).astype(np.float32))
+    return patches.reshape(len(patches), -1)
+
+
+def _two_sided(patches: npt.NDArray[np.float32], matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """matrix · patch · matrixᵀ for each patch, in two products of all patches at once."""
+    side = matrix.shape[0]
+    once = (patches.reshape(-1, side) @ matrix.T).reshape(-1, side, side)
+    turned = np.ascontiguousarray(once.transpose(0, 2, 1)).reshape(-1, side)
+    twice = (turned @ matrix.T).reshape(-1, side, side)
+    return np.ascontiguousarray(twice.transpose(0, 2, 1))

@@ -1,0 +1,175 @@
+"""Encoders of all backends mean the same, but for values at a threshold, and what they return is consistent."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ddct_format.backends import get_backend
+from ddct_format.backends.encoder import ACTIVITY_BINS, Band, Encoder, ResidualPlan, activity_bins
+from ddct_format.codec.floats import float32_from_bytes, float32_to_bytes
+from ddct_format.codec.patches import PatchGrid, cut_patches
+from ddct_format.codec.symbols import pack_sparse, pack_symbols
+from ddct_format.codec.transform import basis_matrix
+from ddct_format.errors import ConfigError
+
+SHAPES = [(1, 1), (15, 17), (16, 300), (100, 33), (64, 96)]
+DTYPES = [("BF16", "BF16"), ("F16", "F16"), ("F32", "BF16"), ("BF16", "F32")]
+
+
+@pytest.fixture(params=["reference", "cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    try:
+        return get_backend(request.param)
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+def make_band(shape: tuple[int, int], base_dtype: str = "BF16", dtype: str = "BF16", seed: int = 0) -> Band:
+    random = np.random.default_rng(seed)
+    base = float32_to_bytes(random.normal(0, 0.05, prod(shape)).astype(np.float32), base_dtype)
+    tails = random.standard_t(4, prod(shape)).astype(np.float32) * np.float32(1e-3)
+    target = float32_to_bytes(float32_from_bytes(base, base_dtype) + tails, dtype)
+    return Band(base, base_dtype, target, dtype, shape[1])
+
+
+def delta_of(band: Band) -> npt.NDArray[np.float64]:
+    values = float32_from_bytes(band.target, band.dtype).astype(np.float64)
+    return (values - float32_from_bytes(band.base, band.base_dtype)).reshape(-1, band.cols)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtypes", DTYPES)
+def test_deltas_and_their_sums(encoder: Encoder, shape: tuple[int, int], dtypes: tuple[str, str]) -> None:
+    band = make_band(shape, *dtypes)
+    wanted = delta_of(band).astype(np.float32)
+    assert np.array_equal(encoder.difference(band), wanted)
+    sums = encoder.delta_sums(band)
+    assert sums.finite
+    assert sums.energy == pytest.approx(float(np.square(wanted, dtype=np.float64).sum()), rel=1e-6)
+    assert sums.magnitude == pytest.approx(float(np.abs(wanted).sum(dtype=np.float64)), rel=1e-6)
+    assert sums.largest == float(np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("pattern", [0x7FC0, 0x7F80, 0xFF80])
+def test_a_value_that_is_not_finite_is_seen(encoder: Encoder, pattern: int) -> None:
+    band = make_band((40, 24))
+    band.target.view("<u2")[777] = pattern
+    assert not encoder.delta_sums(band).finite
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_power_step(encoder: Encoder, shape: tuple[int, int]) -> None:
+    band = make_band(shape)
+    vectors = np.random.default_rng(1).normal(size=(shape[1], 5)).astype(np.float32)
+    step = encoder.power_step(band, 1000.0, vectors)
+    matrix = delta_of(band) * 1000
+    np.testing.assert_allclose(step.projected, matrix @ vectors, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(step.returned, matrix.T @ (matrix @ vectors), rtol=1e-3, atol=2e-2)
+    np.testing.assert_allclose(step.row_squares, np.square(matrix).sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(step.col_squares, np.square(matrix).sum(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "dtypes"), list(zip(SHAPES, [*DTYPES, ("BF16", "BF16")], strict=True)))
+@pytest.mark.parametrize(("patch", "transform"), [(16, "dct"), (8, "none"), (8, "dct"), (32, "dct"), (16, "hadamard")])
+@pytest.mark.parametrize(("step", "rank", "ordered"), [(1e-3, 0, False), (3e-5, 2, True)])
+def test_quantised_bands(
+    encoder: Encoder,
+    shape: tuple[int, int],
+    dtypes: tuple[str, str],
+    patch: int,
+    transform: str,
+    step: float,
+    rank: int,
+    ordered: bool,
+) -> None:
+    band = make_band(shape, *dtypes)
+    random = np.random.default_rng(2)
+    left = random.normal(0, 0.3, (shape[0], rank)).astype(np.float32)
+    norm = {"none": 1.0, "hadamard": float(patch), "dct": 4096.0 * patch}[transform]
+    plan = ResidualPlan(
+        patch=patch,
+        transform=transform,
+        scale=1000.0,
+        right=random.normal(0, 0.3, (rank, shape[1])).astype(np.float32),
+        col_order=random.permutation(shape[1]).astype(np.int64) if ordered else None,
+        unit=norm / (step * 1000),
+        dead_zone=0.2,
+    )
+    found = encoder.quantise(band, plan, left)
+
+    residual = delta_of(band) * 1000 - left.astype(np.float64) @ plan.right
+    if plan.col_order is not None:
+        residual = residual[:, plan.col_order]
+    patches = cut_patches(residual, PatchGrid(*shape, patch)).astype(np.float64)
+    inverse = np.linalg.inv(basis_matrix(transform, patch).astype(np.float64)).T
+    values = (inverse @ patches @ inverse.T).reshape(len(patches), -1) * plan.unit
+    exact = np.minimum(np.abs(values) + 0.3, 127)
+    magnitudes = (found.symbols.astype(np.int64) + 1) // 2
+    wrong = magnitudes != np.floor(exact)
+    assert np.abs(exact[wrong] - np.rint(exact[wrong])).max(initial=0) < 2e-2
+    signs = np.where(found.symbols % 2 == 1, 1, -1)
+    assert (np.sign(values) == signs)[magnitudes > 0].all()
+
+    activity = magnitudes.sum(axis=1)
+    assert np.array_equal(found.activity, activity)
+    bins = activity_bins(found.activity)
+    assert found.counts.shape == (ACTIVITY_BINS, 128)
+    for number in range(ACTIVITY_BINS):
+        assert np.array_equal(found.counts[number], np.bincount(magnitudes[bins == number].reshape(-1), minlength=128))
+    for magnitude in range(1, 128):
+        wanted = float(np.abs(values)[magnitudes == magnitude].sum())
+        assert found.sums[magnitude] == pytest.approx(wanted, rel=1e-4, abs=1e-3)
+    assert found.energy == pytest.approx(float(np.square(values).sum()), rel=1e-4)
+
+
+def test_bins_are_half_octaves() -> None:
+    assert activity_bins(np.array([0, 1, 2, 3, 4, 130048], dtype=np.int32)).tolist() == [0, 1, 3, 4, 5, 35]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_affine_bands(encoder: Encoder, shape: tuple[int, int]) -> None:
+    band, patch = make_band(shape), 16
+    grid = PatchGrid(*shape, patch)
+    np.testing.assert_allclose(
+        encoder.patch_energies(band, patch),
+        np.square(cut_patches(delta_of(band), grid)).sum(axis=(1, 2)),
+        rtol=1e-5,
+    )
+    alphabets = (np.arange(grid.count) % 3 + 1).astype(np.uint8)
+    found = encoder.quantise_affine(band, patch, 2.0**20, alphabets)
+    assert (found.symbols < alphabets[:, None]).all()
+    inverse = np.linalg.inv(basis_matrix("dct", patch).astype(np.float64)).T
+    values = (inverse @ (cut_patches(delta_of(band), grid).astype(np.float64) * 2**20) @ inverse.T).reshape(
+        grid.count, -1
+    )
+    coded = alphabets > 1
+    assert not found.minima[~coded].any() and not found.steps[~coded].any()
+    np.testing.assert_allclose(found.minima[coded], values.min(axis=1)[coded], rtol=2e-3)
+    step, low = found.steps.astype(np.float64)[:, None], found.minima.astype(np.float64)[:, None]
+    levels = np.where(coded[:, None], found.symbols * step + low, 0.0)
+    inside = (values >= low) & (values <= low + step * (alphabets[:, None] - 1.0)) & coded[:, None]
+    assert (np.abs(levels - values) <= 0.501 * step + 1e-3)[inside].all()
+    basis = basis_matrix("dct", patch).astype(np.float64)
+    decoded = basis.T @ levels.reshape(-1, patch, patch) @ basis
+    view = decoded.reshape(grid.down, grid.across, patch, patch).swapaxes(1, 2).reshape(grid.down * patch, -1)
+    wanted = float(np.abs(view[: shape[0], : shape[1]]).sum())
+    assert found.magnitude == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("alphabet", [2, 3, 5, 7, 17, 255])
+@pytest.mark.parametrize("density", [0.01, 0.6])
+def test_classes_are_packed_as_the_codec_packs(encoder: Encoder, alphabet: int, density: float) -> None:
+    random = np.random.default_rng(alphabet)
+    symbols = random.integers(0, alphabet, (50, 256)) * (random.random((50, 256)) < density)
+    symbols = symbols.astype(np.uint8)
+    class_map = random.integers(0, 3, 50).astype(np.uint8)
+    members = symbols[class_map == 1].reshape(-1)
+    (dense,) = encoder.pack_class(symbols, class_map, 1, alphabet, False)
+    assert np.array_equal(dense, pack_symbols(members, alphabet))
+    runs, values = encoder.pack_class(symbols, class_map, 1, alphabet, True)
+    wanted_runs, wanted_values = pack_sparse(members, alphabet)
+    assert np.array_equal(runs, wanted_runs) and np.array_equal(values, wanted_values)
