@@ -5,7 +5,7 @@ from __future__ import annotations
 from ddct_format.checkpoint.model_directory import Checkpoint, Shard, TensorInfo, open_checkpoint
 from ddct_format.checkpoint.output_directory import OutputDirectory, owner_of_temporary
 from ddct_format.checkpoint.safetensors_file import SafetensorsFile, SafetensorsWriter, StoredTensor
-from ddct_format.checkpoint.side_files import SideFile, SkippedFile
+from ddct_format.checkpoint.side_files import SideFile, SkippedFile, is_training_state
 
 __all__ = [
     "Checkpoint",
@@ -17,6 +17,7 @@ __all__ = [
     "SkippedFile",
     "StoredTensor",
     "TensorInfo",
+    "is_training_state",
     "open_checkpoint",
     "owner_of_temporary",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +37,13 @@ class TensorInfo:
     nbytes: int
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str], *, training_state: bool = False) -> Checkpoint:
     """Open a model directory or a single .safetensors file, and check that it is whole.
 
     Links are followed: the directories of a Hugging Face cache are made of them.
+
+    Args:
+        training_state: optimizer state and the like are side files, too.
 
     Raises:
         CheckpointError: nothing is there, or no model (a PEFT adapter, pickles, ...), or shards are
@@ -51,7 +54,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     weights = find_weight_files(location)
     with ExitStack() as stack:
         files = [stack.enter_context(SafetensorsFile(weights.root / shard)) for shard in weights.paths]
-        checkpoint = Checkpoint(location, weights, files)
+        checkpoint = Checkpoint(location, weights, files, training_state=training_state)
         stack.pop_all()
     return checkpoint
 
@@ -66,8 +69,11 @@ class Checkpoint:
         nbytes: size of all tensors.
     """
 
-    def __init__(self, path: Path, weights: WeightFiles, files: Sequence[SafetensorsFile]) -> None:
+    def __init__(
+        self, path: Path, weights: WeightFiles, files: Sequence[SafetensorsFile], *, training_state: bool = False
+    ) -> None:
         self.path = path
+        self._training_state = training_state
         self._weights = weights
         self._files = tuple(files)
         self._sides: SideFiles | None = None
@@ -106,7 +112,11 @@ class Checkpoint:
         return () if self._listed is None else self._listed.skipped
 
     def read_side_file(self, path: str) -> bytes:
-        """The content of one of `side_files()`.
+        """The content of one of `side_files()`. Errors of `side_file_pieces`."""
+        return b"".join(self.side_file_pieces(path))
+
+    def side_file_pieces(self, path: str) -> Iterator[bytes]:
+        """The content of one of `side_files()`, a few MiB at a time; what came is valid only if no error followed.
 
         Raises:
             CheckpointError: no such side file, or it changed since it was listed.
@@ -114,7 +124,7 @@ class Checkpoint:
         """
         if self._listed is None:
             raise CheckpointError("not a side file of this model", place=self._weights.root / path)
-        return self._listed.read(path)
+        return self._listed.pieces(path)
 
     def check_unchanged(self) -> None:
         """Check that shards and listed side files are what they were at open, by size, time and inode.
@@ -143,7 +153,8 @@ class Checkpoint:
     @property
     def _listed(self) -> SideFiles | None:
         if self._sides is None and self._weights.is_directory:
-            self._sides = SideFiles(self._weights.root, [shard.path for shard in self.shards])
+            shards = [shard.path for shard in self.shards]
+            self._sides = SideFiles(self._weights.root, shards, training_state=self._training_state)
         return self._sides
 
     def _collect_tensors(self) -> dict[str, TensorInfo]:

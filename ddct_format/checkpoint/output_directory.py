@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -82,7 +82,11 @@ class OutputDirectory:
         self._writers.append(writer)
         return writer
 
-    def write_file(self, path: str, data: Buffer) -> None:
+    def write_file(self, path: str, *pieces: Buffer) -> None:
+        """``write_file_pieces`` for content that is in memory."""
+        self.write_file_pieces(path, pieces)
+
+    def write_file_pieces(self, path: str, pieces: Iterable[Buffer]) -> None:
         """Write a whole file at the relative path, durably.
 
         Raises:
@@ -93,7 +97,8 @@ class OutputDirectory:
         with storage_errors(self.path / path):
             descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                write_all(descriptor, byte_view(data))
+                for piece in pieces:
+                    write_all(descriptor, byte_view(piece))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

@@ -1,10 +1,10 @@
-"""The small files beside the weights (configuration, tokenizer, ...), which an archive carries along."""
+"""The files beside the weights, which an archive carries: configuration, tokenizer, and training state if asked."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,12 @@ from ddct_format.checkpoint.weight_files import PICKLE_SUFFIXES, WEIGHT_SUFFIXES
 from ddct_format.errors import CheckpointError
 from ddct_format.limits import MAX_FILES
 
-__all__ = ["SideFile", "SideFiles", "SkippedFile"]
+__all__ = ["SideFile", "SideFiles", "SkippedFile", "is_training_state"]
 
 _MAX_SIZE = 64 << 20
+_PIECE = 4 << 20
+_DCP_INDEX = ".metadata"
+"""torch.distributed.checkpoint's own: its shards cannot be read without."""
 _LOG_PREFIX = "events.out.tfevents"
 
 
@@ -46,6 +49,7 @@ class SideFiles:
     Args:
         root: the model directory.
         shards: paths of the model's own weight files.
+        training_state: pickles of any size are not left out: bytes, which nobody here looks into.
 
     Attributes:
         files: in ascending order of their paths.
@@ -56,8 +60,9 @@ class SideFiles:
         StorageError: the operating system refuses to list them.
     """
 
-    def __init__(self, root: Path, shards: Collection[str]) -> None:
+    def __init__(self, root: Path, shards: Collection[str], *, training_state: bool = False) -> None:
         self._root = root
+        self._training_state = training_state
         self._shards = frozenset(shards)
         self._accepted = PathSet()
         for path in shards:
@@ -69,8 +74,8 @@ class SideFiles:
         self.files = tuple(SideFile(path, state.size) for path, state in sorted(self._states.items()))
         self.skipped = tuple(sorted(self._skipped, key=lambda skipped: skipped.path))
 
-    def read(self, path: str) -> bytes:
-        """The content of a listed side file.
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The content of a listed side file, a few MiB at a time; what came is valid only if no error followed.
 
         Raises:
             CheckpointError: not a listed file, or it is gone, or no longer what was listed.
@@ -81,11 +86,13 @@ class SideFiles:
             raise CheckpointError("not a side file of this model", place=place)
         descriptor, state = open_regular_file(place)
         with open(descriptor, "rb") as file, storage_errors(place):  # noqa: PTH123 - a descriptor
-            data = file.read(state.size)
+            left = state.size
+            while piece := file.read(min(left, _PIECE)):
+                left -= len(piece)
+                yield piece
             after = FileState.of(os.fstat(file.fileno()))
-        if self._states[path] != state or after != state or len(data) != state.size:
+        if self._states[path] != state or after != state or left:
             raise CheckpointError("was changed while it was being read", place=place)
-        return data
 
     def check_unchanged(self) -> None:
         """Check that the files are what they were when they were listed; deleted ones count as unchanged.
@@ -126,7 +133,7 @@ class SideFiles:
             status = entry.stat()
         except OSError as error:
             return self._skip(path, f"cannot be read: {error.strerror}")
-        reason = _reason_to_skip(entry.name, status) or self._accepted.add(path)
+        reason = _reason_to_skip(entry.name, status, self._training_state) or self._accepted.add(path)
         if reason is not None:
             return self._skip(path, reason)
         self._states[path] = FileState.of(status)
@@ -138,7 +145,14 @@ class SideFiles:
         self._skipped.append(SkippedFile(printable(path), reason))
 
 
-def _reason_to_skip(name: str, status: os.stat_result) -> str | None:
+def is_training_state(path: str) -> bool:
+    """Whether a side file may hold pickles, by its name: such files are carried and restored only on request."""
+    return path.endswith(PICKLE_SUFFIXES) or path.rpartition("/")[2] == _DCP_INDEX
+
+
+def _reason_to_skip(name: str, status: os.stat_result, training_state: bool) -> str | None:
+    if training_state and stat.S_ISREG(status.st_mode) and is_training_state(name):
+        return None
     if name.startswith("."):
         return "hidden"
     if stat.S_ISDIR(status.st_mode):

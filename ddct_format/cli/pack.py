@@ -45,6 +45,11 @@ _PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESET
 @click.option("--max-metric", type=float, help="Write nothing if the metric of --eval is above this.")
 @device_option
 @click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
+@click.option(
+    "--training-state",
+    is_flag=True,
+    help="Carry optimizer state, DCP shards and other pickles, too, as bytes that ddct never looks into.",
+)
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the file before it gets its name.")
 @click.option("--base-repo", help="Where readers may find the base: a repository name. Never an identity.")
 @click.option("--base-revision", help="Revision of --base-repo.")
@@ -64,6 +69,7 @@ def command(
     max_metric: float | None,
     device: str,
     threads: int | None,
+    training_state: bool,
     verify: bool,
     base_repo: str | None,
     base_revision: str | None,
@@ -93,6 +99,7 @@ def command(
         evaluation=evaluation,
         device=device,
         threads=threads,
+        training_state=training_state,
         verify=verify,
         base_hint=hint,
         progress=show_progress(as_json),

@@ -22,14 +22,33 @@ __all__ = ["command"]
 @click.argument("name")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--base", required=True, type=click.Path(path_type=Path), help="The base model that it was made for.")
+@click.option(
+    "--training-state",
+    is_flag=True,
+    help="Restore published optimizer state and other pickles, too; trust their maker before you load them.",
+)
 @hub_options
 @json_option
 def command(
-    hub: str, name: str, out: Path, base: Path, endpoint: str | None, token_file: str | None, as_json: bool
+    hub: str,
+    name: str,
+    out: Path,
+    base: Path,
+    training_state: bool,
+    endpoint: str | None,
+    token_file: str | None,
+    as_json: bool,
 ) -> None:
     from ..hub import HubOptions, open_hub, pull
 
-    report = pull(open_hub(hub, HubOptions(endpoint, token_file)), name, base, out, progress=show_progress(as_json))
+    report = pull(
+        open_hub(hub, HubOptions(endpoint, token_file)),
+        name,
+        base,
+        out,
+        training_state=training_state,
+        progress=show_progress(as_json),
+    )
     if as_json:
         print_json(report.as_dict())
         return
@@ -38,6 +57,7 @@ def command(
             "output": report.output,
             "fetched": format_bytes(report.fetched),
             "applied": f"{report.applied} of {report.tensors} tensors",
+            **({"left out": ", ".join(report.left_out)} if report.left_out else {}),
             "model id": report.target_id,
             "time": f"{report.seconds:.1f} s",
         }

@@ -18,6 +18,11 @@ __all__ = ["command"]
 @click.option("--base", required=True, type=click.Path(path_type=Path), help="The base model that it was made for.")
 @click.option("--lossy", is_flag=True, help="The lossy first layer only; works if the end of ARCHIVE is missing, too.")
 @click.option("--exact", is_flag=True, help="Refuse an archive that does not restore the fine-tune bit for bit.")
+@click.option(
+    "--training-state",
+    is_flag=True,
+    help="Write optimizer state and other pickles that ARCHIVE carries, too; trust its maker before you load them.",
+)
 @device_option
 @click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
 @json_option
@@ -27,6 +32,7 @@ def command(
     base: Path,
     lossy: bool,
     exact: bool,
+    training_state: bool,
     device: str,
     threads: int | None,
     as_json: bool,
@@ -42,6 +48,7 @@ def command(
         out,
         lossy=lossy,
         exact=exact,
+        training_state=training_state,
         device=device,
         threads=threads,
         progress=show_progress(as_json),
@@ -54,6 +61,7 @@ def command(
             "output": report.output,
             "applied": f"{report.applied} of {report.tensors} tensors",
             "lossless": "yes" if report.lossless else "no",
+            **({"left out": ", ".join(report.left_out)} if report.left_out else {}),
             "model id": report.target_id,
             "time": f"{report.seconds:.1f} s",
         }

@@ -188,6 +188,11 @@ class ArchiveReader:
             _check_budget(record.size, self._budget, f"the side file {path!r}")
             return b"".join(self._file_chunks(record))
 
+    def file_pieces(self, path: str) -> Iterator[bytes]:
+        """The bytes of a side file, chunk by chunk: sound only if no error followed. Errors of :meth:`file`."""
+        with _located(self.source.name):
+            yield from self._file_chunks(self._files[path])
+
     def verify_chunks(self, on_chunk: OnChunk | None = None) -> int:
         """Check every chunk and every side file, in the order of the file; the number of chunks.
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 import google_crc32c
 
+from ddct_format.container.buffers import byte_view
 from ddct_format.container.chunk_table import build_table, parse_table, payload_sizes
-from ddct_format.container.digest import tensor_digest
+from ddct_format.container.digest import TensorHasher
 from ddct_format.container.metadata import parse_metadata, serialise_metadata
 from ddct_format.container.payload import StoredPayload, store_payload
 from ddct_format.container.preamble import PREAMBLE_SIZE, Preamble, build_preamble
@@ -45,12 +46,17 @@ class _Spool:
     stored_sizes: array[int] = field(default_factory=lambda: array("I"))
     checksums: array[int] = field(default_factory=lambda: array("I"))
 
-    def append(self, payload: StoredPayload) -> None:
-        for chunk in payload.chunks:
+    def begin(self) -> None:
+        """Begin the next payload."""
+        self.raw_sizes.append(0)
+
+    def extend(self, part: StoredPayload) -> None:
+        """The next part of the payload; all parts but the last are whole chunks."""
+        for chunk in part.chunks:
             write_all(self.file.fileno(), chunk)
-        self.raw_sizes.append(payload.raw_size)
-        self.stored_sizes.extend(map(len, payload.chunks))
-        self.checksums.extend(payload.checksums)
+        self.raw_sizes[-1] += part.raw_size
+        self.stored_sizes.extend(map(len, part.chunks))
+        self.checksums.extend(part.checksums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +130,14 @@ class ArchiveWriter:
         """The concatenated sections, cut into chunks and compressed; pure, for any thread."""
         return store_payload(sections, self.chunk_size, self._effort)
 
-    def add_file(self, path: str, data: Buffer) -> FileRecord:
+    def add_file(self, path: str, *pieces: Buffer) -> FileRecord:
+        """``add_file_pieces`` for content that is in memory."""
+        return self.add_file_pieces(path, pieces)
+
+    def add_file_pieces(self, path: str, pieces: Iterable[Buffer]) -> FileRecord:
         """Append a side file and return its record for the metadata; in ascending order of ``path``.
+
+        Memory stays at a piece and a chunk. After an error from ``pieces`` the writer can only be closed.
 
         Raises:
             ValueError: the order is wrong, or the writer is closed.
@@ -133,15 +145,30 @@ class ArchiveWriter:
         """
         if self._files and self._files[-1].path >= path:
             raise ValueError(f"side files must be added in ascending order of path: {path!r}")
-        payload = self.compress_payload([data])
         self._check_open()
         with _storage(self.path):
             if self._file_spool is None:
                 self._file_spool = self._new_spool()
-            self._file_spool.append(payload)
-        record = FileRecord(path, payload.raw_size, tensor_digest(data))
+            self._file_spool.begin()
+        hasher, waiting, size = TensorHasher(), bytearray(), 0
+        for piece in pieces:
+            hasher.update(piece)
+            waiting += byte_view(piece)
+            whole = len(waiting) - len(waiting) % self.chunk_size
+            if whole:
+                self._extend_file(bytes(waiting[:whole]))
+                size += whole
+                del waiting[:whole]
+        self._extend_file(bytes(waiting))
+        record = FileRecord(path, size + len(waiting), hasher.hexdigest())
         self._files.append(record)
         return record
+
+    def _extend_file(self, data: bytes) -> None:
+        assert self._file_spool is not None
+        part = self.compress_payload([data])
+        with _storage(self.path):
+            self._file_spool.extend(part)
 
     @property
     def side_files_size(self) -> int:
@@ -163,7 +190,9 @@ class ArchiveWriter:
         with _storage(self.path):
             while len(self._layer_spools) <= layer_index:
                 self._layer_spools.append(self._new_spool())
-            self._layer_spools[layer_index].append(payload)
+            spool = self._layer_spools[layer_index]
+            spool.begin()
+            spool.extend(payload)
 
     def seal(self, metadata: Metadata, check: Callable[[Path], None] | None = None) -> SealedArchive:
         """Write the archive, put it on disk and give it its name.

@@ -31,6 +31,7 @@ class PullReport:
         fetched: bytes that came from the hub; fewer than the archive has if an earlier attempt left some.
         content_id, base_id, target_id: as in the hub's pointer, and checked.
         applied: tensors whose digest was checked after decoding, of ``tensors`` tensors.
+        left_out: files of the archive that were not written: training state that nobody asked for.
         seconds: for everything.
     """
 
@@ -42,6 +43,7 @@ class PullReport:
     target_id: str
     applied: int
     tensors: int
+    left_out: tuple[str, ...]
     seconds: float
 
     def as_dict(self) -> dict[str, object]:
@@ -132,11 +134,22 @@ def push(hub: Hub, name: str, archive: Path) -> Pointer:
     return publish(hub, name, describe_archive(archive), archive, notes=annotate_archive(archive))
 
 
-def pull(hub: Hub, name: str, base: Path, out: Path, *, progress: Progress | None = None) -> PullReport:
+def pull(
+    hub: Hub,
+    name: str,
+    base: Path,
+    out: Path,
+    *,
+    training_state: bool = False,
+    progress: Progress | None = None,
+) -> PullReport:
     """Fetch the archive that ``name`` stands for and decode it against ``base`` into the new ``out``.
 
     The archive is kept beside ``out`` while it is needed and removed afterwards. Only if the transfer itself
     breaks, its part stays there, and the next pull to ``out`` goes on from it.
+
+    Args:
+        training_state: as ``ddct_format.unpack``.
 
     Raises:
         HubError: no such name, or the hub's bytes are not what its pointer promises.
@@ -156,7 +169,7 @@ def pull(hub: Hub, name: str, base: Path, out: Path, *, progress: Progress | Non
     try:
         if describe_archive(temporary) != pointer:
             raise HubError(f"the pointer {name!r} does not describe its own archive", place=hub.location)
-        report = unpack(temporary, base, out, progress=progress)
+        report = unpack(temporary, base, out, training_state=training_state, progress=progress)
     except DdctError as error:
         # The temporary file's name means nothing to the user, and it is gone when they read this.
         if error.place == str(temporary):
@@ -173,5 +186,6 @@ def pull(hub: Hub, name: str, base: Path, out: Path, *, progress: Progress | Non
         target_id=report.target_id,
         applied=report.applied,
         tensors=report.tensors,
+        left_out=report.left_out,
         seconds=time.monotonic() - started,
     )

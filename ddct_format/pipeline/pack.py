@@ -46,6 +46,7 @@ class PackReport:
         bits_per_weight: 8 · file_size / parameters: everything counted, side files too.
         tensor_bits_per_weight: the same without the bytes of side files: what a target in bits counts.
         error: relative squared error over all tensors that are stored as a change; None if there are none.
+        side_files: bytes of the files that are carried beside the tensors.
         counts: tensors by operation (``add``, ``replace``, ``keep``, ``alias``).
         skipped: files of the fine-tune that are not carried, with the reason.
         metric: what the caller's evaluation measured on the decoded model; None without one.
@@ -64,6 +65,7 @@ class PackReport:
     bits_per_weight: float
     tensor_bits_per_weight: float
     error: float | None
+    side_files: int
     counts: dict[str, int]
     tensors: int
     skipped: dict[str, str]
@@ -89,6 +91,7 @@ def pack(
     evaluation: Evaluation | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    training_state: bool = False,
     verify: bool = True,
     base_hint: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -104,6 +107,7 @@ def pack(
             carries bytes. Tensors of one preset meet its target by themselves.
         max_error: refuse if any tensor's relative squared error is above.
         evaluation: refuse if the decoded model measures worse.
+        training_state: carry optimizer state, DCP shards and other pickles, too, as bytes that are never looked into.
         verify: decode the written file against the base before it gets its name.
         base_hint: ``repo``, ``revision`` or ``name`` of the base: where a reader might find it.
 
@@ -121,11 +125,12 @@ def pack(
     threads = threads or default_threads()
     with (
         open_checkpoint(base) as base_model,
-        open_checkpoint(finetuned) as target_model,
+        open_checkpoint(finetuned, training_state=training_state) as target_model,
         ArchiveWriter(out) as writer,
     ):
         files = [
-            writer.add_file(file.path, target_model.read_side_file(file.path)) for file in target_model.side_files()
+            writer.add_file_pieces(file.path, target_model.side_file_pieces(file.path))
+            for file in target_model.side_files()
         ]
         base_digests = _digests(base_model, threads, "reading base", progress)
         target_digests = _digests(target_model, threads, "reading fine-tune", progress)
@@ -191,6 +196,7 @@ def pack(
             bits_per_weight=8 * sealed.file_size / max(parameters, 1),
             tensor_bits_per_weight=8 * (sealed.file_size - writer.side_files_size) / max(parameters, 1),
             error=metadata.quality.error if metadata.quality else None,
+            side_files=sum(file.size for file in files),
             counts=dict(sorted(Counter(record.op for record in records).items())),
             tensors=len(records),
             skipped={file.path: file.reason for file in target_model.skipped},

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from ..backends import get_backend
-from ..checkpoint import OutputDirectory, open_checkpoint
+from ..checkpoint import OutputDirectory, is_training_state, open_checkpoint
 from ..errors import ConfigError, StorageError
 from ..limits import MAX_LAYERS
 from .archive import open_archive
@@ -25,6 +25,7 @@ class UnpackReport:
     Attributes:
         applied: tensors written and compared with their digest; equal to ``tensors``, or nothing was written.
         lossless: whether the output is bit for bit the model that was packed.
+        left_out: files of the archive that were not written: training state that nobody asked for.
     """
 
     output: str
@@ -33,6 +34,7 @@ class UnpackReport:
     lossless: bool
     applied: int
     tensors: int
+    left_out: tuple[str, ...]
     seconds: float
 
     def as_dict(self) -> dict[str, object]:
@@ -46,6 +48,7 @@ def unpack(
     *,
     lossy: bool = False,
     exact: bool = False,
+    training_state: bool = False,
     device: str = "cpu",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -56,6 +59,8 @@ def unpack(
         lossy: decode the first layer of each tensor only. Works on an archive whose end is missing, too, as long as all
             first layers are there.
         exact: refuse an archive that does not restore the very model that was packed.
+        training_state: write files that may hold pickles, too. Whoever loads them runs what is in them: ask for them
+            only if you trust who packed the archive.
 
     Raises:
         ConfigError: ``exact`` of an archive that is lossy, or together with ``lossy``.
@@ -75,7 +80,8 @@ def unpack(
         opened.check_base(base_model)
         backend = get_backend(device)
         metadata, records = opened.metadata, opened.tensors
-        needed = sum(record.nbytes for record in records.values()) + sum(file.size for file in metadata.files)
+        files = [file for file in metadata.files if training_state or not is_training_state(file.path)]
+        needed = sum(record.nbytes for record in records.values()) + sum(file.size for file in files)
         tally = Tally(needed, "unpacking", progress)
         with OutputDirectory(out) as output:
             free = shutil.disk_usage(output.path.parent).free
@@ -99,8 +105,8 @@ def unpack(
                 writers[record.shard].write(record.name, data.data)
                 tally.add(record.nbytes)
                 applied += 1
-            for file in metadata.files:
-                output.write_file(file.path, opened.reader.file(file.path))
+            for file in files:
+                output.write_file_pieces(file.path, opened.reader.file_pieces(file.path))
                 tally.add(file.size)
             output.commit()
         return UnpackReport(
@@ -110,5 +116,6 @@ def unpack(
             lossless=lossless,
             applied=applied,
             tensors=len(records),
+            left_out=tuple(file.path for file in metadata.files if file not in files),
             seconds=time.monotonic() - started,
         )
