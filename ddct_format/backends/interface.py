@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -49,6 +50,27 @@ class Decoder(Protocol):
         dtype: str,
     ) -> npt.NDArray[np.uint8]:
         """As :meth:`apply`, from a payload whose symbols are still packed."""
+
+    def apply_bands(
+        self,
+        params: DctqParams,
+        stored: StoredPayload,
+        base: npt.NDArray[np.uint8],
+        base_dtype: str,
+        dtype: str,
+        out: npt.NDArray[np.uint8],
+    ) -> Iterator[int]:
+        """As :meth:`apply_stored`, into memory of the caller's, with a pause after each band of the tensor.
+
+        Args:
+            out: where the result goes, writable, 1-D and contiguous, of exactly its size; it may be a mapped region of
+                a file, of any alignment, and must not overlap ``base`` or the payload.
+
+        Yields:
+            how many bytes of the result are finished, after each band of about 8 MiB or less; at the end ``out.size``.
+            They are the first bytes of ``out``, unless rows have keys: then they are whole rows, scattered over it.
+            Until all is done, the rest of ``out`` is undefined. Nothing is computed before it is asked for.
+        """
 
 
 class Backend(Decoder, Encoder, Protocol):

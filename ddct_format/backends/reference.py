@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -77,3 +79,15 @@ class ReferenceBackend(NumpyEncoder):
         dtype: str,
     ) -> npt.NDArray[np.uint8]:
         return self.apply(params, unpack_codes(params, stored), base, base_dtype, dtype)
+
+    def apply_bands(
+        self,
+        params: DctqParams,
+        stored: StoredPayload,
+        base: npt.NDArray[np.uint8],
+        base_dtype: str,
+        dtype: str,
+        out: npt.NDArray[np.uint8],
+    ) -> Iterator[int]:
+        out[:] = self.apply_stored(params, stored, base, base_dtype, dtype)
+        yield out.size

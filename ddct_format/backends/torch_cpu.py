@@ -65,15 +65,7 @@ class TorchCpuBackend(NumpyEncoder):
         base_dtype: str,
         dtype: str,
     ) -> npt.NDArray[np.uint8]:
-        grid = params.grid
-        base_view = base.reshape(grid.rows, -1)
-        result = torch.empty((grid.rows, grid.cols), dtype=_DTYPES[dtype])
-        for rows, tile in _delta_tiles(params, payload):
-            stored = _as_tensor(np.ascontiguousarray(base_view[_numpy_index(rows)]), base_dtype).view(tile.shape)
-            rounded = _round(stored.float() + tile, dtype)
-            kept = stored if base_dtype == dtype else _round(stored.float(), dtype)
-            result[rows] = torch.where(tile == 0, kept, rounded)
-        return result.view(torch.uint8).numpy().reshape(-1)
+        return self._collect(params, payload, base, base_dtype, dtype)
 
     def apply_stored(
         self,
@@ -83,7 +75,47 @@ class TorchCpuBackend(NumpyEncoder):
         base_dtype: str,
         dtype: str,
     ) -> npt.NDArray[np.uint8]:
-        return self.apply(params, unpack_codes(params, stored), base, base_dtype, dtype)
+        return self._collect(params, unpack_codes(params, stored), base, base_dtype, dtype)
+
+    def apply_bands(
+        self,
+        params: DctqParams,
+        stored: StoredPayload,
+        base: npt.NDArray[np.uint8],
+        base_dtype: str,
+        dtype: str,
+        out: npt.NDArray[np.uint8],
+    ) -> Iterator[int]:
+        return _apply_tiles(params, unpack_codes(params, stored), base, base_dtype, dtype, out)
+
+    def _collect(
+        self, params: DctqParams, payload: DctqPayload, base: npt.NDArray[np.uint8], base_dtype: str, dtype: str
+    ) -> npt.NDArray[np.uint8]:
+        result = np.empty(params.grid.rows * params.grid.cols * _DTYPES[dtype].itemsize, dtype=np.uint8)
+        for _ in _apply_tiles(params, payload, base, base_dtype, dtype, result):
+            pass
+        return result
+
+
+def _apply_tiles(
+    params: DctqParams,
+    payload: DctqPayload,
+    base: npt.NDArray[np.uint8],
+    base_dtype: str,
+    dtype: str,
+    out: npt.NDArray[np.uint8],
+) -> Iterator[int]:
+    """Fill ``out`` tile by tile; how many of its bytes are finished, after each."""
+    base_view, out_view = base.reshape(params.grid.rows, -1), out.reshape(params.grid.rows, -1)
+    done = 0
+    for rows, tile in _delta_tiles(params, payload):
+        stored = _as_tensor(np.ascontiguousarray(base_view[_numpy_index(rows)]), base_dtype).view(tile.shape)
+        rounded = _round(stored.float() + tile, dtype)
+        kept = stored if base_dtype == dtype else _round(stored.float(), dtype)
+        result = torch.where(tile == 0, kept, rounded)
+        out_view[_numpy_index(rows)] = result.view(torch.uint8).numpy()
+        done += result.nbytes
+        yield done
 
 
 def _delta_tiles(params: DctqParams, payload: DctqPayload) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..errors import InvalidError
 
-__all__ = ["NAME", "join_planes", "parse_params", "split_planes"]
+__all__ = ["NAME", "join_planes", "join_planes_into", "parse_params", "split_planes"]
 
 NAME = "raw.v1"
 _PLANES = (1, 2, 4, 8)
@@ -34,4 +34,11 @@ def split_planes(data: npt.NDArray[np.uint8], planes: int) -> npt.NDArray[np.uin
 
 def join_planes(payload: npt.NDArray[np.uint8], planes: int) -> npt.NDArray[np.uint8]:
     """Payload bytes -> tensor bytes, 1-D."""
-    return np.ascontiguousarray(payload.reshape(planes, -1).T).reshape(-1)
+    out = np.empty(payload.size, dtype=np.uint8)
+    join_planes_into(payload, planes, out)
+    return out
+
+
+def join_planes_into(payload: npt.NDArray[np.uint8], planes: int, out: npt.NDArray[np.uint8]) -> None:
+    """As :func:`join_planes`, into ``out``, 1-D and contiguous."""
+    out.reshape(-1, planes)[:] = payload.reshape(planes, -1).T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from .floats import FLOAT_DTYPES
 if TYPE_CHECKING:
     from ..backends.interface import Backend
 
-__all__ = ["CODECS", "apply_layer", "check_layer", "usable_layers"]
+__all__ = ["CODECS", "apply_layer", "apply_layer_bands", "check_layer", "usable_layers"]
 
 CODECS = (dctq.NAME, raw.NAME, ulp.NAME)
 
@@ -90,17 +91,47 @@ def apply_layer(
     Raises:
         InvalidError: the payload breaks the specification.
     """
+    out = np.empty(tensor.nbytes, dtype=np.uint8)
+    for _ in apply_layer_bands(tensor, index, payload, before, backend, out):
+        pass
+    return out
+
+
+def apply_layer_bands(
+    tensor: TensorRecord,
+    index: int,
+    payload: npt.NDArray[np.uint8],
+    before: npt.NDArray[np.uint8] | None,
+    backend: Backend,
+    out: npt.NDArray[np.uint8],
+) -> Iterator[int]:
+    """As :func:`apply_layer`, into memory of the caller's, with a pause after each band of the tensor.
+
+    Args:
+        out: writable, 1-D and contiguous, of ``tensor.nbytes`` bytes and any alignment. It overlaps neither the payload
+            nor ``before``; but for ``ulp.v1`` it may *be* ``before`` where that has the target's type, as it always has
+            from the second layer on.
+
+    Yields:
+        how many bytes of ``out`` are finished, as :meth:`Backend.apply_bands` tells.
+
+    Raises:
+        InvalidError: the payload breaks the specification. ``out`` is undefined then.
+    """
     layer = tensor.layers[index]
     try:
         if layer.codec == raw.NAME:
-            return raw.join_planes(payload, raw.parse_params(_defined(layer), tensor.nbytes))
+            raw.join_planes_into(payload, raw.parse_params(_defined(layer), tensor.nbytes), out)
+            yield out.size
+            return
         assert before is not None
         if layer.codec == ulp.NAME:
             exact = ulp.UlpParams.parse(_defined(layer), tensor.elements, tensor.dtype)
-            return ulp.apply_ulp(exact, payload, before, _dtype_before(tensor, index))
+            yield from ulp.apply_ulp_bands(exact, payload, before, _dtype_before(tensor, index), out)
+            return
         params = dctq.DctqParams.parse(_defined(layer), tensor.elements)
         stored = dctq.split_payload(params, payload)
-        return backend.apply_stored(params, stored, before, tensor.base_dtype or tensor.dtype, tensor.dtype)
+        yield from backend.apply_bands(params, stored, before, tensor.base_dtype or tensor.dtype, tensor.dtype, out)
     except InvalidError as error:
         raise error.at(tensor=tensor.name) from None
 

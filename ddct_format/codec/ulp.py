@@ -24,6 +24,7 @@ __all__ = [
     "NAME",
     "UlpParams",
     "apply_ulp",
+    "apply_ulp_bands",
     "predict",
     "residual_symbols",
     "write_extra_bits",
@@ -209,6 +210,29 @@ def apply_ulp(
         target[members] = np.where(ordered < 0, limit | (-1 - ordered), ordered) << params.shift
     bits.finish()
     return target.astype(f"<u{_PATTERN_BITS[params.dtype] // 8}").view(np.uint8)
+
+
+def apply_ulp_bands(
+    params: UlpParams,
+    payload: npt.NDArray[np.uint8],
+    before: npt.NDArray[np.uint8],
+    before_dtype: str,
+    out: npt.NDArray[np.uint8],
+) -> Iterator[int]:
+    """As :func:`apply_ulp`, into memory of the caller's, with a pause after each band of the tensor.
+
+    Args:
+        out: writable, 1-D and contiguous, of the target's size and any alignment. It may be ``before`` itself where
+            that has the target's type; otherwise they do not overlap.
+
+    Yields:
+        how many bytes of ``out``, from its start, are finished; ``out.size`` at the end.
+
+    Raises:
+        InvalidError: the payload is not as section 7.3 demands. ``out`` is undefined then.
+    """
+    out[:] = apply_ulp(params, payload, before, before_dtype)
+    yield out.size
 
 
 def residual_symbols(

@@ -15,9 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddct_format.backends import get_backend
-from ddct_format.codec.dctq import DctqParams, DctqPayload
+from ddct_format.codec.dctq import DctqParams, DctqPayload, StoredPayload, build_sections, split_payload
 
 DTYPES = ("BF16", "F16", "F32")
+
+
+def stored(params: DctqParams, payload: DctqPayload) -> StoredPayload:
+    return split_payload(params, np.concatenate(build_sections(params, payload)))
 
 
 @settings(max_examples=200, deadline=None)
@@ -29,6 +33,23 @@ def test_the_cpu_backend_decodes_to_the_bytes_of_the_reference(
     base = base_bytes(params.grid.rows * params.grid.cols, base_dtype, seed, finite=finite)
     ours = get_backend("cpu").apply(params, payload, base, base_dtype, dtype)
     assert np.array_equal(ours, get_backend("reference").apply(params, payload, base, base_dtype, dtype))
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+@settings(max_examples=50, deadline=None)
+@given(layers(), st.sampled_from(DTYPES), st.sampled_from(DTYPES), st.integers(0, 2**32 - 1), st.integers(0, 3))
+def test_bands_fill_memory_of_any_alignment(
+    name: str, layer: tuple[DctqParams, DctqPayload], base_dtype: str, dtype: str, seed: int, offset: int
+) -> None:
+    params, payload = layer
+    base = base_bytes(params.grid.rows * params.grid.cols, base_dtype, seed, finite=False)
+    expected = get_backend("reference").apply(params, payload, base, base_dtype, dtype)
+    memory = np.full(expected.size + 8, 0xA5, dtype=np.uint8)
+    out = memory[offset : offset + expected.size]
+    counts = list(get_backend(name).apply_bands(params, stored(params, payload), base, base_dtype, dtype, out))
+    assert counts == sorted(set(counts)) and counts[-1] == out.size
+    assert np.array_equal(out, expected)
+    assert set(memory[:offset]) | set(memory[offset + out.size :]) == {0xA5}
 
 
 @settings(max_examples=50, deadline=None)

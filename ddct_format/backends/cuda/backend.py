@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -77,6 +79,18 @@ class CudaBackend(NumpyEncoder):
             # Other processes may hold the device's memory: the CPU gives the same bits, only later.
             torch.cuda.empty_cache()
             return TorchCpuBackend().apply_stored(params, stored, base, base_dtype, dtype)
+
+    def apply_bands(
+        self,
+        params: DctqParams,
+        stored: StoredPayload,
+        base: npt.NDArray[np.uint8],
+        base_dtype: str,
+        dtype: str,
+        out: npt.NDArray[np.uint8],
+    ) -> Iterator[int]:
+        out[:] = self.apply_stored(params, stored, base, base_dtype, dtype)
+        yield out.size
 
     def _apply_on_device(
         self,
