@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["DDCT_CACHE"] = "off"  # tests, and what they start, leave the user's cache alone
+
 
 @pytest.fixture(scope="session")
 def zoo() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ddct_format.checkpoint.digest_cache import DigestCache, default_cache
 from ddct_format.checkpoint.model_directory import Checkpoint, Shard, TensorInfo, open_checkpoint
 from ddct_format.checkpoint.output_directory import OutputDirectory, owner_of_temporary
 from ddct_format.checkpoint.safetensors_file import SafetensorsFile, SafetensorsWriter, StoredTensor
@@ -9,6 +10,7 @@ from ddct_format.checkpoint.side_files import SideFile, SkippedFile, is_training
 
 __all__ = [
     "Checkpoint",
+    "DigestCache",
     "OutputDirectory",
     "SafetensorsFile",
     "SafetensorsWriter",
@@ -17,6 +19,7 @@ __all__ = [
     "SkippedFile",
     "StoredTensor",
     "TensorInfo",
+    "default_cache",
     "is_training_state",
     "open_checkpoint",
     "owner_of_temporary",

@@ -37,13 +37,16 @@ class TensorInfo:
     nbytes: int
 
 
-def open_checkpoint(path: str | os.PathLike[str], *, training_state: bool = False) -> Checkpoint:
+def open_checkpoint(
+    path: str | os.PathLike[str], *, training_state: bool = False, drop_cache: bool = False
+) -> Checkpoint:
     """Open a model directory or a single .safetensors file, and check that it is whole.
 
     Links are followed: the directories of a Hugging Face cache are made of them.
 
     Args:
         training_state: optimizer state and the like are side files, too.
+        drop_cache: what `Checkpoint.release` lets go leaves the operating system's page cache, too.
 
     Raises:
         CheckpointError: nothing is there, or no model (a PEFT adapter, pickles, ...), or shards are
@@ -53,7 +56,9 @@ def open_checkpoint(path: str | os.PathLike[str], *, training_state: bool = Fals
     location = Path(path)
     weights = find_weight_files(location)
     with ExitStack() as stack:
-        files = [stack.enter_context(SafetensorsFile(weights.root / shard)) for shard in weights.paths]
+        files = [
+            stack.enter_context(SafetensorsFile(weights.root / shard, drop_cache=drop_cache)) for shard in weights.paths
+        ]
         checkpoint = Checkpoint(location, weights, files, training_state=training_state)
         stack.pop_all()
     return checkpoint
@@ -67,6 +72,7 @@ class Checkpoint:
         shards: in ascending order of their paths.
         tensors: by name, in ascending order of the names' UTF-8 bytes.
         nbytes: size of all tensors.
+        files: the shards' files, in the order of `shards`.
     """
 
     def __init__(
@@ -75,7 +81,7 @@ class Checkpoint:
         self.path = path
         self._training_state = training_state
         self._weights = weights
-        self._files = tuple(files)
+        self.files = tuple(files)
         self._sides: SideFiles | None = None
         self.shards = tuple(Shard(shard, file.metadata) for shard, file in zip(weights.paths, files, strict=True))
         self.tensors: Mapping[str, TensorInfo] = self._collect_tensors()
@@ -93,7 +99,11 @@ class Checkpoint:
         tensor = self.tensors.get(name)
         if tensor is None:
             raise CheckpointError("no such tensor", place=self.path, tensor=name)
-        return self._files[tensor.shard].read(name)
+        return self.files[tensor.shard].read(name)
+
+    def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Let go of the memory that bytes of a tensor occupy; views stay valid, and read them again when asked."""
+        self.files[self.tensors[name].shard].release(name, start, stop)
 
     def side_files(self) -> tuple[SideFile, ...]:
         """The files to carry along, in ascending order of their paths; none for a single file.
@@ -134,14 +144,14 @@ class Checkpoint:
         Raises:
             CheckpointError: naming the first file that was changed or replaced.
         """
-        for file in self._files:
+        for file in self.files:
             file.check_unchanged()
         if self._sides is not None:
             self._sides.check_unchanged()
 
     def close(self) -> None:
         """Close all shards; views from `read` stay valid. Closing twice is harmless."""
-        for file in self._files:
+        for file in self.files:
             file.close()
 
     def __enter__(self) -> Self:
@@ -159,7 +169,7 @@ class Checkpoint:
 
     def _collect_tensors(self) -> dict[str, TensorInfo]:
         tensors: dict[str, TensorInfo] = {}
-        for shard, file in enumerate(self._files):
+        for shard, file in enumerate(self.files):
             for stored in file.tensors.values():
                 other = tensors.get(stored.name)
                 if other is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from safetensors import SafetensorError, safe_open
 
 from ddct_format.checkpoint.names import check_tensor
+from ddct_format.checkpoint.pages import drop_cached, release_pages
 from ddct_format.checkpoint.storage import FileState, open_regular_file, storage_errors, write_at
 from ddct_format.container.buffers import byte_view
 from ddct_format.container.dtypes import tensor_nbytes
@@ -60,6 +61,9 @@ class SafetensorsFile:
     A mapped file that another process truncates kills the reader with SIGBUS: whoever reads files
     that are still being written does so in a process of its own.
 
+    Args:
+        drop_cache: what is released leaves the operating system's page cache, too.
+
     Attributes:
         path: as given.
         metadata: the header's `__metadata__`, in the file's order; empty if there is none.
@@ -72,8 +76,9 @@ class SafetensorsFile:
         StorageError: the operating system refuses to open or map it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, drop_cache: bool = False) -> None:
         self.path = Path(path)
+        self._drop_cache = drop_cache
         self._descriptor, self.state = open_regular_file(self.path)
         try:
             with storage_errors(self.path):
@@ -104,6 +109,20 @@ class SafetensorsFile:
             raise CheckpointError("no such tensor", place=self.path, tensor=name)
         return self._view[tensor.start : tensor.start + tensor.nbytes]
 
+    def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Let go of the memory that bytes `start` to `stop` of a tensor occupy; views stay valid and read them again.
+
+        Mapped pages count as this process's memory from the first touch until they are let go.
+        """
+        if self._view is None:
+            return
+        tensor = self.tensors[name]
+        first = tensor.start + min(start, tensor.nbytes)
+        last = tensor.start + (tensor.nbytes if stop is None else min(stop, tensor.nbytes))
+        release_pages(self._map, first, last)
+        if self._drop_cache:
+            drop_cached(self._descriptor, first, last)
+
     def check_unchanged(self) -> None:
         """Check that the file is what it was when it was opened.
 
@@ -113,13 +132,17 @@ class SafetensorsFile:
         Raises:
             CheckpointError: its size or modification time is another, or its path names another file.
         """
+        if not self.is_unchanged():
+            raise CheckpointError("was changed or replaced while it was being read", place=self.path)
+
+    def is_unchanged(self) -> bool:
+        """Whether `check_unchanged` would pass."""
         with storage_errors(self.path):
             try:
                 status = self.path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 status = os.fstat(self._descriptor)
-        if FileState.of(status) != self.state:
-            raise CheckpointError("was changed or replaced while it was being read", place=self.path)
+        return FileState.of(status) == self.state
 
     def close(self) -> None:
         """Close the file; views from `read` stay valid. Closing twice is harmless."""

@@ -13,19 +13,20 @@ from typing import TypeVar
 
 from .. import __version__
 from ..backends import get_backend
-from ..checkpoint import Checkpoint, open_checkpoint
-from ..container.digest import model_id, tensor_digest
+from ..checkpoint import Checkpoint, default_cache, open_checkpoint
+from ..container.digest import model_id
 from ..container.metadata import serialise_metadata
 from ..container.preamble import PREAMBLE_SIZE
 from ..container.records import FileRecord, Metadata, Quality, ShardRecord, TensorRecord, target_ids
 from ..container.writer import ArchiveWriter
 from ..container.zstd_frame import compress
 from ..encode.presets import DEFAULT_PRESET, KEEP_PRESETS, Preset, get_preset
-from ..errors import ConfigError, DdctError
+from ..errors import BaseMismatchError, ConfigError, DdctError
 from .archive import open_archive
+from .digests import digest_model
 from .encoding import Encoding
 from .guard import Evaluation, check_errors
-from .parallel import default_threads, map_ordered
+from .parallel import default_threads
 from .progress import Progress, Tally
 from .search import choose_steps
 from .verify import check_decoding
@@ -94,6 +95,7 @@ def pack(
     training_state: bool = False,
     verify: bool = True,
     base_hint: Mapping[str, str] | None = None,
+    cache: bool = True,
     progress: Progress | None = None,
 ) -> PackReport:
     """Write the archive ``out``, which must not exist; it appears whole and verified, or not at all.
@@ -110,6 +112,8 @@ def pack(
         training_state: carry optimizer state, DCP shards and other pickles, too, as bytes that are never looked into.
         verify: decode the written file against the base before it gets its name.
         base_hint: ``repo``, ``revision`` or ``name`` of the base: where a reader might find it.
+        cache: the base's digests may come from the user's cache and are left there; only with ``verify``, which
+            compares them with the base's bytes.
 
     Raises:
         OutputExistsError: ``out`` exists.
@@ -123,6 +127,7 @@ def pack(
     backend = get_backend(device)
     kept = [(pattern, _keep_preset(name)) for pattern, name in keep]
     threads = threads or default_threads()
+    digest_cache = default_cache() if cache and verify else None
     with (
         open_checkpoint(base) as base_model,
         open_checkpoint(finetuned, training_state=training_state) as target_model,
@@ -132,8 +137,8 @@ def pack(
             writer.add_file_pieces(file.path, target_model.side_file_pieces(file.path))
             for file in target_model.side_files()
         ]
-        base_digests = _digests(base_model, threads, "reading base", progress)
-        target_digests = _digests(target_model, threads, "reading fine-tune", progress)
+        base_digests = digest_model(base_model, threads, "reading base", progress, cache=digest_cache)
+        target_digests = digest_model(target_model, threads, "reading fine-tune", progress)
         encoding = Encoding(
             base_model,
             target_model,
@@ -175,7 +180,13 @@ def pack(
             if verify:
                 with open_archive(path) as written:
                     written.reader.verify_chunks()
-                    check_decoding(written, base_model, device=device, threads=threads, progress=progress)
+                    try:
+                        check_decoding(written, base_model, device=device, threads=threads, progress=progress)
+                    except BaseMismatchError as error:
+                        if digest_cache is not None:
+                            digest_cache.forget(base_model)
+                            error.reason += "; cached digests of the base were wrong and are forgotten: try again"
+                        raise
             if evaluation is not None:
                 measure = partial(evaluation.check, path, Path(base), device=device, threads=threads)
                 metrics.append(_at(out, measure))
@@ -240,16 +251,6 @@ def _at(out: str | os.PathLike[str], work: Callable[[], Result]) -> Result:
         return work()
     except DdctError as error:
         raise error.at(place=out) from None
-
-
-def _digests(model: Checkpoint, threads: int, what: str, progress: Progress | None) -> dict[str, str]:
-    tally = Tally(model.nbytes, what, progress)
-    digests = {}
-    names = list(model.tensors)
-    for name, digest in zip(names, map_ordered(lambda n: tensor_digest(model.read(n)), names, threads), strict=True):
-        digests[name] = digest
-        tally.add(model.tensors[name].nbytes)
-    return digests
 
 
 def _model_id(model: Checkpoint, digests: Mapping[str, str]) -> str:

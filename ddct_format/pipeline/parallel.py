@@ -1,4 +1,4 @@
-"""Ordered parallel map with a bounded number of results in flight.
+"""Ordered parallel map whose results and inputs in flight are bounded, in number and in bytes.
 
 ``Executor.map`` submits everything at once, so a slow consumer would hold a whole model in memory.
 """
@@ -9,9 +9,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
 
-__all__ = ["default_threads", "map_ordered"]
+__all__ = ["DEFAULT_MEMORY", "default_threads", "map_ordered"]
+
+DEFAULT_MEMORY: Final = 1 << 30
+"""Bytes of working set for pack, unpack and verify unless the caller says otherwise."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,21 +25,39 @@ def default_threads() -> int:
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def map_ordered(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+def map_ordered(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    *,
+    cost: Callable[[Item], int] | None = None,
+    budget: int = DEFAULT_MEMORY,
+) -> Iterator[Result]:
     """Yield ``work(item)`` in the order of ``items``; at most ``threads + 1`` results exist at a time.
 
     The threads share numpy, zlib-like and hash work, all of which release the interpreter's lock. The first exception
     in item order is raised; what was not started is dropped.
+
+    Args:
+        cost: bytes that an item takes from the moment it is handed to a thread until the caller comes back for the
+            next result. Items are handed out while their costs fit ``budget`` together; one that does not fit it at
+            all runs alone.
+        budget: in bytes.
     """
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        waiting: deque[Future[Result]] = deque()
+        waiting: deque[tuple[Future[Result], int]] = deque()
+        used = 0
         try:
             for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
+                need = 0 if cost is None else cost(item)
+                while waiting and (len(waiting) > threads or used + need > budget):
+                    future, taken = waiting.popleft()
+                    yield future.result()
+                    used -= taken
+                waiting.append((pool.submit(work, item), need))
+                used += need
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()

@@ -1,0 +1,56 @@
+"""Digests of all tensors of a model, read in pieces that are let go behind."""
+
+from __future__ import annotations
+
+from ..checkpoint import Checkpoint, DigestCache
+from ..container.digest import TensorHasher
+from .parallel import DEFAULT_MEMORY, map_ordered
+from .progress import Progress, Tally
+
+__all__ = ["digest_model", "digest_stored"]
+
+_PIECE = 16 << 20
+
+
+def digest_stored(model: Checkpoint, name: str) -> str:
+    """The digest of a tensor of a checkpoint; a few MiB of it are in memory at a time."""
+    data = model.read(name)
+    hasher = TensorHasher()
+    for start in range(0, data.nbytes, _PIECE):
+        hasher.update(data[start : start + _PIECE])
+        model.release(name, start, start + _PIECE)
+    return hasher.hexdigest()
+
+
+def digest_model(
+    model: Checkpoint,
+    threads: int,
+    what: str,
+    progress: Progress | None = None,
+    *,
+    cache: DigestCache | None = None,
+) -> dict[str, str]:
+    """The digest of every tensor, by name.
+
+    Args:
+        what: is being done, for ``progress``.
+        cache: where digests of unchanged files are taken from, and new ones left. Only for digests that are compared
+            with those of the bytes themselves before anything depends on them (``spec/adr/0601-digest-cache.md``).
+    """
+    known = {} if cache is None else cache.lookup(model)
+    names = [name for name in model.tensors if name not in known]
+    tally = Tally(sum(model.tensors[name].nbytes for name in names), what, progress)
+    digests = dict(known)
+    work = map_ordered(
+        lambda name: digest_stored(model, name),
+        names,
+        threads,
+        cost=lambda name: min(_PIECE, model.tensors[name].nbytes),
+        budget=DEFAULT_MEMORY,
+    )
+    for name, digest in zip(names, work, strict=True):
+        digests[name] = digest
+        tally.add(model.tensors[name].nbytes)
+    if cache is not None and names:
+        cache.store(model, digests)
+    return {name: digests[name] for name in model.tensors}
