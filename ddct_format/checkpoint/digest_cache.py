@@ -148,16 +148,11 @@ class DigestCache:
 
 def _key(file: SafetensorsFile) -> tuple[bytes, int, int, int, int]:
     state = file.state
-    # SQLite's integers are signed, inode and device numbers are not.
-    return (
-        os.fsencode(file.path.resolve()),
-        *(_signed(n) for n in (state.device, state.inode)),
-        state.size,
-        state.mtime_ns,
-    )
+    return os.fsencode(file.path.resolve()), _signed(state.device), _signed(state.inode), state.size, state.mtime_ns
 
 
 def _signed(number: int) -> int:
+    """SQLite's integers are signed; device and inode numbers are not."""
     return number - (1 << 64) if number >> 63 else number
 
 
