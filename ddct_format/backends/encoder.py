@@ -121,7 +121,7 @@ class QuantisedBand:
         symbols: uint8 [patches, p²]: 0, or 2m−1 and 2m for a value of the magnitude m above and below zero.
         activity: int32 [patches], the sum of each patch's magnitudes.
         counts: int64 [ACTIVITY_BINS, 128], how often each magnitude stands in the patches of each bin.
-        sums: float64 [128], Σ |v| of the values of each magnitude; that of magnitude 0 is not needed and may be 0.
+        sums: float64 [128], Σ |v| of the values of each magnitude.
         energy: Σ v².
     """
 
@@ -139,13 +139,16 @@ class AffineBand:
     Attributes:
         symbols: uint8 [patches, p²], each below its patch's alphabet; 0 in patches whose alphabet is 1.
         minima, steps: float16 [patches]; 0 in patches whose alphabet is 1.
-        magnitude: Σ |d| of the (scaled) delta that these symbols stand for, without the padding.
+        magnitude, energy, aligned: Σ |r|, Σ r² and Σ r·d of the scaled delta d and of r, what these symbols stand for
+            with a gain of 1, both without the padding.
     """
 
     symbols: npt.NDArray[np.uint8]
     minima: npt.NDArray[np.float16]
     steps: npt.NDArray[np.float16]
     magnitude: float
+    energy: float
+    aligned: float
 
 
 class Encoder(Protocol):
@@ -169,8 +172,10 @@ class Encoder(Protocol):
     def patch_energies(self, band: Band, patch: int) -> npt.NDArray[np.float64]:
         """Σ d² of each patch of the delta, float64 [patches]."""
 
-    def quantise_affine(self, band: Band, patch: int, scale: float, alphabets: npt.NDArray[np.uint8]) -> AffineBand:
-        """The delta times ``scale``, in patches, by the DCT, each patch uniformly between its extremes.
+    def quantise_affine(
+        self, band: Band, patch: int, transform: str, scale: float, alphabets: npt.NDArray[np.uint8]
+    ) -> AffineBand:
+        """The delta times ``scale``, in patches, transformed, each patch uniformly between its extremes.
 
         Args:
             alphabets: uint8 [patches], the number of symbols of each patch, 1 to 127.

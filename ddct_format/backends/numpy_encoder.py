@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..codec.floats import FLOAT_WIDTHS, float32_from_bytes
+from ..codec.floats import float32_from_bytes
 from ..codec.patches import PatchGrid, cut_patches, join_patches
 from ..codec.symbols import pack_sparse, pack_symbols
 from ..codec.transform import analysis_matrix, basis_matrix
@@ -41,8 +41,8 @@ class NumpyEncoder:
         return DeltaSums(energy, float(absolute.sum(dtype=np.float64)), largest, True)
 
     def power_step(self, band: Band, scale: float, vectors: npt.NDArray[np.float32]) -> PowerStep:
-        matrix = self.difference(band) * np.float32(scale)
-        projected: npt.NDArray[np.float32] = matrix @ vectors
+        matrix: npt.NDArray[np.float32] = self.difference(band) * np.float32(scale)
+        projected = matrix @ vectors
         squares = np.square(matrix)
         return PowerStep(
             projected,
@@ -66,13 +66,12 @@ class NumpyEncoder:
         activity = magnitudes.sum(axis=1, dtype=np.int32)
         joint = activity_bins(activity).astype(np.int32)[:, None] * (LARGEST_MAGNITUDE + 1) + magnitudes
         counts = np.bincount(joint.reshape(-1), minlength=ACTIVITY_BINS * (LARGEST_MAGNITUDE + 1))
-        places = np.flatnonzero(magnitudes)
-        found, kept = magnitudes.reshape(-1)[places], absolute.reshape(-1)[places]
+        sums = np.bincount(magnitudes.reshape(-1), weights=absolute.reshape(-1), minlength=LARGEST_MAGNITUDE + 1)
         return QuantisedBand(
             symbols=symbols,
             activity=activity,
             counts=counts.astype(np.int64).reshape(ACTIVITY_BINS, -1),
-            sums=np.bincount(found, weights=kept, minlength=LARGEST_MAGNITUDE + 1).astype(np.float64),
+            sums=sums.astype(np.float64),
             energy=float(np.einsum("ij,ij->i", values, values).sum(dtype=np.float64)),
         )
 
@@ -81,8 +80,11 @@ class NumpyEncoder:
         result: npt.NDArray[np.float64] = np.square(patches, dtype=np.float64).sum(axis=(1, 2))
         return result
 
-    def quantise_affine(self, band: Band, patch: int, scale: float, alphabets: npt.NDArray[np.uint8]) -> AffineBand:
-        values = _coefficients(self.difference(band) * np.float32(scale), patch, "dct")
+    def quantise_affine(
+        self, band: Band, patch: int, transform: str, scale: float, alphabets: npt.NDArray[np.uint8]
+    ) -> AffineBand:
+        delta = self.difference(band) * np.float32(scale)
+        values = _coefficients(delta, patch, transform)
         coded = (alphabets > 1)[:, None]
         low = np.where(coded, values.min(axis=1, keepdims=True), 0).astype("<f2")
         largest = alphabets.astype(np.float32)[:, None] - 1
@@ -91,11 +93,18 @@ class NumpyEncoder:
         minimum, width = low.astype(np.float32), step.astype(np.float32)
         ratio = np.divide(values - minimum, width, out=np.zeros_like(values), where=width > 0)
         symbols = np.clip(np.rint(ratio), 0, largest).astype(np.uint8)
-        basis = basis_matrix("dct", patch).astype(np.float32)
         levels = np.where(coded, symbols * width + minimum, 0).reshape(-1, patch, patch)
-        rows = band.target.size // (band.cols * FLOAT_WIDTHS[band.dtype])
-        decoded = join_patches(_two_sided(levels, basis.T), PatchGrid(rows, band.cols, patch))
-        return AffineBand(symbols, low.reshape(-1), step.reshape(-1), float(np.abs(decoded).sum(dtype=np.float64)))
+        if transform != "none":
+            levels = _two_sided(levels, basis_matrix(transform, patch).astype(np.float32).T)
+        decoded = join_patches(levels, PatchGrid(delta.shape[0], delta.shape[1], patch))
+        return AffineBand(
+            symbols=symbols,
+            minima=low.reshape(-1),
+            steps=step.reshape(-1),
+            magnitude=float(np.abs(decoded).sum(dtype=np.float64)),
+            energy=float(np.square(decoded, dtype=np.float64).sum()),
+            aligned=float(np.einsum("ij,ij->", decoded, delta, dtype=np.float64)),
+        )
 
     def pack_class(
         self, symbols: npt.NDArray[np.uint8], class_map: npt.NDArray[np.uint8], number: int, alphabet: int, sparse: bool
