@@ -19,6 +19,15 @@ __all__ = ["command"]
 @click.option("--lossy", is_flag=True, help="The lossy first layer only; works if the end of ARCHIVE is missing, too.")
 @click.option("--exact", is_flag=True, help="Refuse an archive that does not restore the fine-tune bit for bit.")
 @click.option(
+    "--link",
+    "links",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="ARCHIVE",
+    help="If ARCHIVE was packed against an earlier checkpoint: the archive of that one, and of the one before, as far "
+    "as BASE. May be repeated, in any order.",
+)
+@click.option(
     "--training-state",
     is_flag=True,
     help="Write optimizer state and other pickles that ARCHIVE carries, too; trust its maker before you load them.",
@@ -32,6 +41,7 @@ def command(
     base: Path,
     lossy: bool,
     exact: bool,
+    links: tuple[Path, ...],
     training_state: bool,
     device: str,
     threads: int | None,
@@ -49,6 +59,7 @@ def command(
         lossy=lossy,
         exact=exact,
         training_state=training_state,
+        links=links,
         device=device,
         threads=threads,
         progress=show_progress(as_json),

@@ -14,7 +14,7 @@ from ddct_format.errors import HubError, StorageError
 from ddct_format.hub.interface import Hub
 from ddct_format.hub.pointer import Pointer
 
-__all__ = ["fetch_archive"]
+__all__ = ["Progress", "fetch_archive"]
 
 _PIECE = 1 << 20
 _ATTEMPTS = 3
@@ -22,6 +22,7 @@ _ATTEMPTS = 3
 _PAUSE_SECONDS = 0.5
 
 Progress = Callable[[int, int, str], None]
+"""Called with bytes done, bytes in all and what is being done."""
 
 
 def fetch_archive(hub: Hub, name: str, pointer: Pointer, partial: Path, *, progress: Progress | None = None) -> int:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ddct_format.errors import DdctError, HubError, OutputExistsError, StorageError
-from ddct_format.hub.fetch import fetch_archive
+from ddct_format.errors import BaseMismatchError, DdctError, HubError, OutputExistsError, StorageError
+from ddct_format.hub.fetch import Progress, fetch_archive
 from ddct_format.hub.interface import Hub
+from ddct_format.hub.links import fetch_links
 from ddct_format.hub.notes import Notes, notes_of
 from ddct_format.hub.pointer import Pointer, check_name
-
-Progress = Callable[[int, int, str], None]
-"""Called with bytes done, bytes in all and what is being done."""
 
 __all__ = ["PullReport", "annotate_archive", "describe_archive", "publish", "pull", "push"]
 
@@ -145,8 +142,9 @@ def pull(
 ) -> PullReport:
     """Fetch the archive that ``name`` stands for and decode it against ``base`` into the new ``out``.
 
-    The archive is kept beside ``out`` while it is needed and removed afterwards. Only if the transfer itself
-    breaks, its part stays there, and the next pull to ``out`` goes on from it.
+    If it was packed against an earlier checkpoint, that is fetched and decoded first, and so on as far as ``base``.
+    Archives are kept beside ``out`` while they are needed and removed afterwards. Only if a transfer breaks, what
+    came stays there, and the next pull to ``out`` goes on from it.
 
     Args:
         training_state: as ``ddct_format.unpack``.
@@ -164,23 +162,39 @@ def pull(
     pointer = hub.get_pointer(name)
     if pointer is None:
         raise HubError(f"nothing is published as {name!r}", place=hub.location)
-    temporary = out.absolute().with_name(f".{out.name}.{pointer.sha256[:16]}.ddct-part")
+
+    parts: list[Path] = []
+
+    def part(wanted: Pointer) -> Path:
+        parts.append(out.absolute().with_name(f".{out.name}.{wanted.sha256[:16]}.ddct-part"))
+        return parts[-1]
+
+    temporary = part(pointer)
     fetched = fetch_archive(hub, name, pointer, temporary, progress=progress)
+    broken = False
     try:
         if describe_archive(temporary) != pointer:
             raise HubError(f"the pointer {name!r} does not describe its own archive", place=hub.location)
-        report = unpack(temporary, base, out, training_state=training_state, progress=progress)
+        try:
+            links = fetch_links(hub, temporary, pointer, base, part, progress=progress)
+        except HubError:
+            broken = True
+            raise
+        report = unpack(temporary, base, out, links=links.archives, training_state=training_state, progress=progress)
     except DdctError as error:
+        if isinstance(error, BaseMismatchError) and links.missing is not None:
+            error.reason += f"; {links.missing!r}, which it was packed against, is not on the hub as it was"
         # The temporary file's name means nothing to the user, and it is gone when they read this.
         if error.place == str(temporary):
             error.place = f"{hub.location}: {name}"
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        for path in () if broken else parts:
+            path.unlink(missing_ok=True)
     return PullReport(
         name=name,
         output=str(out),
-        fetched=fetched,
+        fetched=fetched + links.fetched,
         content_id=report.content_id,
         base_id=pointer.base_id,
         target_id=report.target_id,

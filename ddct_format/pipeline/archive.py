@@ -114,6 +114,16 @@ class Archive:
         for record in self.tensors.values():
             self._check_base_tensor(record, base)
 
+    def check_base_contents(self, base: Checkpoint) -> None:
+        """Compare every base tensor that is needed with its digest, until one differs.
+
+        Raises:
+            BaseMismatchError: one is missing or different.
+        """
+        for record in self.tensors.values():
+            if record.base is not None:
+                self._base_bytes(record, base)
+
     def lossless(self, layers: int = MAX_LAYERS) -> bool:
         """Whether decoding at most ``layers`` layers of each tensor yields the very model that was packed."""
         complete = all(usable_layers(r) >= min(layers, len(r.layers)) for r in self.tensors.values())
@@ -186,13 +196,17 @@ class Archive:
                 tensor=record.name,
             )
 
+    def _base_named(self) -> str:
+        name = self.metadata.base_hint.get("name")
+        return "" if name is None else f", which is called {name!r}"
+
     def _base_bytes(self, record: TensorRecord, base: Checkpoint | None) -> npt.NDArray[np.uint8]:
         self._check_base_tensor(record, base)
         assert base is not None
         data = np.frombuffer(base.read(record.name), dtype=np.uint8)
         if tensor_digest(data) != record.base:
             raise BaseMismatchError(
-                f"the base tensor has other contents than the one that {self.place} was made for",
+                f"the base tensor has other contents than the one that {self.place} was made for{self._base_named()}",
                 place=base.path,
                 tensor=record.name,
             )

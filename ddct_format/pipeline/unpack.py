@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 from ..backends import get_backend
 from ..checkpoint import OutputDirectory, is_training_state, open_checkpoint
 from ..errors import ConfigError, StorageError
 from ..limits import MAX_LAYERS
 from .archive import open_archive
+from .chain import decoded_base
 from .parallel import default_threads, map_ordered
 from .progress import Progress, Tally
 
@@ -49,6 +51,7 @@ def unpack(
     lossy: bool = False,
     exact: bool = False,
     training_state: bool = False,
+    links: Sequence[str | os.PathLike[str]] = (),
     device: str = "cpu",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -61,9 +64,11 @@ def unpack(
         exact: refuse an archive that does not restore the very model that was packed.
         training_state: write files that may hold pickles, too. Whoever loads them runs what is in them: ask for them
             only if you trust who packed the archive.
+        links: archives of earlier checkpoints, in any order, if this one was packed against one of them: they are
+            decoded first, one on top of the other, from ``base`` on.
 
     Raises:
-        ConfigError: ``exact`` of an archive that is lossy, or together with ``lossy``.
+        ConfigError: ``exact`` of an archive that is lossy, or together with ``lossy``; or a link is none.
         OutputExistsError: ``out`` exists.
         ArchiveError: the archive is damaged or breaks the specification.
         BaseMismatchError: ``base`` is not the base it was made for.
@@ -72,6 +77,20 @@ def unpack(
     started = time.monotonic()
     if lossy and exact:
         raise ConfigError("a model is unpacked either lossy or exact")
+    if links:
+        with decoded_base(archive, base, links, out, device=device, threads=threads) as direct:
+            report = unpack(
+                archive,
+                direct,
+                out,
+                lossy=lossy,
+                exact=exact,
+                training_state=training_state,
+                device=device,
+                threads=threads,
+                progress=progress,
+            )
+        return replace(report, seconds=time.monotonic() - started)
     layers = 1 if lossy else MAX_LAYERS
     with open_archive(archive, allow_truncated=lossy) as opened, open_checkpoint(base) as base_model:
         lossless = opened.lossless(layers)
