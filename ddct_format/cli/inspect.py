@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import click
 
@@ -14,10 +13,10 @@ __all__ = ["command"]
 
 
 @click.command(name="inspect")
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=click.Path())
 @click.option("--tensors", "list_tensors", is_flag=True, help="One line per tensor.")
 @json_option
-def command(archive: Path, list_tensors: bool, as_json: bool) -> None:
+def command(archive: str, list_tensors: bool, as_json: bool) -> None:
     """Show what ARCHIVE holds; reads its metadata only."""
     from ..pipeline.archive import open_archive
 

@@ -56,6 +56,8 @@ def main() -> None:
     # Tensors are the unit of parallelism; threads inside each operation would only wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # What goes wrong is one line, ours; the library would announce each of its attempts.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         status: Any = cli.main(prog_name="ddct", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

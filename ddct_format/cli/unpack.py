@@ -13,7 +13,7 @@ __all__ = ["command"]
 
 
 @click.command(name="unpack")
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=click.Path())
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--base", required=True, type=click.Path(path_type=Path), help="The base model that it was made for.")
 @click.option("--lossy", is_flag=True, help="The lossy first layer only; works if the end of ARCHIVE is missing, too.")
@@ -36,7 +36,7 @@ __all__ = ["command"]
 @click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
 @json_option
 def command(
-    archive: Path,
+    archive: str,
     out: Path,
     base: Path,
     lossy: bool,

@@ -13,12 +13,12 @@ __all__ = ["command"]
 
 
 @click.command(name="verify")
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=click.Path())
 @click.option("--base", type=click.Path(path_type=Path), help="Also decode every tensor against this base.")
 @device_option
 @click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
 @json_option
-def command(archive: Path, base: Path | None, device: str, threads: int | None, as_json: bool) -> None:
+def command(archive: str, base: Path | None, device: str, threads: int | None, as_json: bool) -> None:
     """Check every stored byte of ARCHIVE; with --base, everything that it decodes to."""
     from ..pipeline.verify import verify
 

@@ -120,17 +120,18 @@ class ArchiveReader:
     @property
     def layers_present(self) -> int:
         """How many layers, from the first, are there for every tensor; 0 too if a side file is incomplete."""
-        metadata, offsets = self.metadata, self._table.offsets
-        end = sum(chunk_count(file.size, metadata.chunk_size) for file in metadata.files)
-        for index in range(len(metadata.target_ids)):
-            end += sum(
-                chunk_count(tensor.layers[index].size, metadata.chunk_size)
-                for tensor in metadata.tensors
-                if index < len(tensor.layers)
-            )
-            if offsets[end] > self.source.size:
-                return index
-        return len(metadata.target_ids)
+        for layers in range(len(self.metadata.target_ids), 0, -1):
+            if self.prefix_size(layers) <= self.source.size:
+                return layers
+        return 0
+
+    def prefix_size(self, layers: int) -> int:
+        """Bytes from the start of the file that hold the side files and the first ``layers`` layers of every tensor."""
+        chunk_size = self.metadata.chunk_size
+        end = sum(chunk_count(file.size, chunk_size) for file in self.metadata.files)
+        for tensor in self.metadata.tensors:
+            end += sum(chunk_count(layer.size, chunk_size) for layer in tensor.layers[:layers])
+        return self._table.offsets[end]
 
     def tensor(self, name: str) -> TensorRecord:
         """The record of a tensor; KeyError if the archive has none of that name."""

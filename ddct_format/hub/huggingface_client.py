@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ddct_format.container.remote import hide_signatures_in_logs
 from ddct_format.errors import HubError
 from ddct_format.hub.options import HubOptions
 from ddct_format.hub.token import read_token, scrub
@@ -134,6 +135,7 @@ class Client:
             from huggingface_hub.utils import disable_progress_bars
 
             disable_progress_bars()
+            hide_signatures_in_logs()
             token = read_token(self._options.token_file)
             # False and not None: the library must not go looking for another token.
             self._opened = HfApi(endpoint=self._options.endpoint, token=token or False)

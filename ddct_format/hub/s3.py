@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ddct_format.container.s3_client import s3_client
 from ddct_format.errors import HubError
 from ddct_format.hub.notes import Notes
 from ddct_format.hub.options import HubOptions
@@ -56,7 +57,7 @@ class S3Hub:
             raise HubError("a bucket is written s3://bucket or s3://bucket/prefix", place=self.location)
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._client = _client(options, self.location)
+        self._client = s3_client(options.endpoint, self.location)
 
     def get_pointer(self, name: str) -> Pointer | None:
         return self._read_pointer(name)[0]
@@ -236,26 +237,6 @@ class S3Hub:
 
 class _AlreadyThereError(HubError):
     """A condition did not hold."""
-
-
-def _client(options: HubOptions, location: str) -> Any:
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as error:
-        raise HubError("s3:// needs boto3: pip install 'ddct[s3]'", place=location) from error
-    # Checksums beyond what a request requires are refused by many stores that are not Amazon's.
-    config = Config(
-        retries={"max_attempts": 3, "mode": "standard"},
-        connect_timeout=20,
-        read_timeout=60,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    try:
-        return boto3.client("s3", endpoint_url=options.endpoint, config=config)
-    except Exception as error:  # botocore has no common base, and no region is a common mistake
-        raise HubError(str(error), place=location) from error
 
 
 def _code(error: Exception) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from pathlib import Path
 
+from ddct_format.container.remote import hide_signatures
 from ddct_format.errors import HubError
 
 __all__ = ["read_token", "scrub"]
 
 _MAX_TOKEN_BYTES = 4096
-_SIGNED_URL = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 
 
 def read_token(token_file: str | None) -> str | None:
@@ -37,7 +36,7 @@ def read_token(token_file: str | None) -> str | None:
 
 def scrub(text: str, token: str | None) -> str:
     """``text`` without the token and without the signatures of signed URLs."""
-    text = _SIGNED_URL.sub(r"\1?...", text)
+    text = hide_signatures(text)
     return text.replace(token, "***") if token else text
 
 
