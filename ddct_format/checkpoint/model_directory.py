@@ -46,7 +46,7 @@ def open_checkpoint(
 
     Args:
         training_state: optimizer state and the like are side files, too.
-        drop_cache: what `Checkpoint.release` lets go leaves the operating system's page cache, too.
+        drop_cache: what `Checkpoint.release` lets go for good leaves the operating system's page cache, too.
 
     Raises:
         CheckpointError: nothing is there, or no model (a PEFT adapter, pickles, ...), or shards are
@@ -101,9 +101,13 @@ class Checkpoint:
             raise CheckpointError("no such tensor", place=self.path, tensor=name)
         return self.files[tensor.shard].read(name)
 
-    def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
-        """Let go of the memory that bytes of a tensor occupy; views stay valid, and read them again when asked."""
-        self.files[self.tensors[name].shard].release(name, start, stop)
+    def release(self, name: str, start: int = 0, stop: int | None = None, *, done: bool = False) -> None:
+        """Let go of the memory that bytes of a tensor occupy; views stay valid, and read them again when asked.
+
+        Args:
+            done: they will not be needed again; with `drop_cache` they leave the operating system's cache, too.
+        """
+        self.files[self.tensors[name].shard].release(name, start, stop, done=done)
 
     def side_files(self) -> tuple[SideFile, ...]:
         """The files to carry along, in ascending order of their paths; none for a single file.

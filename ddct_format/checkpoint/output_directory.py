@@ -42,14 +42,16 @@ class OutputDirectory:
 
     Args:
         path: of the directory to be; its parent must exist.
+        drop_cache: see `SafetensorsWriter`.
 
     Raises:
         OutputExistsError: the path exists, be it an empty directory or a dangling link.
         StorageError: the temporary directory cannot be made.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, drop_cache: bool = False) -> None:
         self.path = Path(path)
+        self._drop_cache = drop_cache
         self._temporary = temporary_path(self.path.parent)
         self._writers: list[SafetensorsWriter] = []
         self._committed = False
@@ -78,7 +80,7 @@ class OutputDirectory:
             CheckpointError: the path breaks spec section 5.4, or see `SafetensorsWriter`.
             StorageError: the operating system refuses, or the path is taken.
         """
-        writer = SafetensorsWriter(self._place(path), tensors, metadata)
+        writer = SafetensorsWriter(self._place(path), tensors, metadata, drop_cache=self._drop_cache)
         self._writers.append(writer)
         return writer
 

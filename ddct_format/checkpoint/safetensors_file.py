@@ -7,8 +7,8 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from safetensors import SafetensorError, safe_open
 
 from ddct_format.checkpoint.names import check_tensor
-from ddct_format.checkpoint.pages import drop_cached, release_pages
+from ddct_format.checkpoint.pages import Region, drop_cached, release_pages
 from ddct_format.checkpoint.storage import FileState, open_regular_file, storage_errors, write_at
 from ddct_format.container.buffers import byte_view
 from ddct_format.container.dtypes import tensor_nbytes
@@ -30,6 +30,9 @@ __all__ = ["SafetensorsFile", "SafetensorsWriter", "StoredTensor"]
 
 _MAX_HEADER_SIZE = 100_000_000
 """Bytes; the safetensors library refuses longer headers."""
+
+_DROP_EVERY = 256 << 20
+"""Bytes."""
 
 _DTYPE_ORDER = (
     *("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16"),
@@ -62,7 +65,7 @@ class SafetensorsFile:
     that are still being written does so in a process of its own.
 
     Args:
-        drop_cache: what is released leaves the operating system's page cache, too.
+        drop_cache: what is released for good leaves the operating system's page cache, too.
 
     Attributes:
         path: as given.
@@ -109,10 +112,13 @@ class SafetensorsFile:
             raise CheckpointError("no such tensor", place=self.path, tensor=name)
         return self._view[tensor.start : tensor.start + tensor.nbytes]
 
-    def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
+    def release(self, name: str, start: int = 0, stop: int | None = None, *, done: bool = False) -> None:
         """Let go of the memory that bytes `start` to `stop` of a tensor occupy; views stay valid and read them again.
 
         Mapped pages count as this process's memory from the first touch until they are let go.
+
+        Args:
+            done: they will not be needed again; with `drop_cache` they leave the operating system's cache, too.
         """
         if self._view is None:
             return
@@ -120,7 +126,7 @@ class SafetensorsFile:
         first = tensor.start + min(start, tensor.nbytes)
         last = tensor.start + (tensor.nbytes if stop is None else min(stop, tensor.nbytes))
         release_pages(self._map, first, last)
-        if self._drop_cache:
+        if done and self._drop_cache and first < last:
             drop_cached(self._descriptor, first, last)
 
     def check_unchanged(self) -> None:
@@ -217,6 +223,7 @@ class SafetensorsWriter:
         path: of the new file.
         tensors: (name, dtype, shape) of each tensor, in any order.
         metadata: texts for `__metadata__`, written in the given order; none are written if empty.
+        drop_cache: what is written is put on disk every now and then, and leaves the operating system's page cache.
 
     Raises:
         CheckpointError: a name is listed twice, or breaks spec sections 1 or 5.1, or the header is too
@@ -229,13 +236,17 @@ class SafetensorsWriter:
         path: str | os.PathLike[str],
         tensors: Sequence[tuple[str, str, tuple[int, ...]]],
         metadata: Mapping[str, str],
+        *,
+        drop_cache: bool = False,
     ) -> None:
         self.path = Path(path)
+        self._drop_cache = drop_cache
+        self._undropped = 0
         header, self._tensors, size = _lay_out(tensors, metadata, self.path)
         self._unwritten = set(self._tensors)
         self._discarded = self._closed = False
         with storage_errors(self.path):
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
                 os.ftruncate(self._descriptor, size)
                 write_at(self._descriptor, memoryview(header), 0)
@@ -250,15 +261,31 @@ class SafetensorsWriter:
             StorageError: no space left, or another refusal of the operating system.
             ValueError: not a tensor of this file, written before, or not of the tensor's size.
         """
-        tensor = self._tensors.get(name)
-        if tensor is None or name not in self._unwritten:
-            raise ValueError(f"tensor {name!r} is not to be written, or was written already")
+        tensor = self._unwritten_tensor(name)
         view = byte_view(data)
         if view.nbytes != tensor.nbytes:
             raise ValueError(f"tensor {name!r} has {tensor.nbytes} bytes, not {view.nbytes}")
         with storage_errors(self.path):
             write_at(self._descriptor, view, tensor.start)
-        self._unwritten.discard(name)
+            self._written(tensor)
+
+    @contextmanager
+    def region(self, name: str) -> Iterator[Region]:
+        """The place of one tensor in the file, to be filled within the block; for those too large for memory.
+
+        Raises:
+            StorageError: no space left, or another refusal of the operating system.
+            ValueError: not a tensor of this file, written before, or empty.
+        """
+        tensor = self._unwritten_tensor(name)
+        if not tensor.nbytes:
+            raise ValueError(f"tensor {name!r} is empty")
+        with storage_errors(self.path):
+            region = Region(self._descriptor, tensor.start, tensor.nbytes)
+        yield region
+        region.release()
+        with storage_errors(self.path):
+            self._written(tensor)
 
     def close(self) -> None:
         """Make the file durable and close it. Closing twice is harmless.
@@ -276,6 +303,8 @@ class SafetensorsWriter:
             raise ValueError(f"{len(self._unwritten)} tensors were not written, such as {missing!r}")
         with storage_errors(self.path):
             os.fsync(self._descriptor)
+            if self._drop_cache:
+                drop_cached(self._descriptor)
             self._closed = True
             os.close(self._descriptor)
 
@@ -303,6 +332,21 @@ class SafetensorsWriter:
                 self.close()
         finally:
             self.discard()
+
+    def _unwritten_tensor(self, name: str) -> StoredTensor:
+        tensor = self._tensors.get(name)
+        if tensor is None or name not in self._unwritten:
+            raise ValueError(f"tensor {name!r} is not to be written, or was written already")
+        return tensor
+
+    def _written(self, tensor: StoredTensor) -> None:
+        self._unwritten.discard(tensor.name)
+        if self._drop_cache:
+            self._undropped += tensor.nbytes
+            if self._undropped >= _DROP_EVERY:
+                self._undropped = 0
+                os.fsync(self._descriptor)  # what is not on disk cannot be dropped
+                drop_cached(self._descriptor)
 
 
 def _map_for_reading(descriptor: int, size: int) -> mmap.mmap:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..errors import InvalidError
 
-__all__ = ["NAME", "join_planes", "join_planes_into", "parse_params", "split_planes"]
+__all__ = ["NAME", "join_planes", "join_planes_into", "parse_params", "place_piece", "split_planes"]
 
 NAME = "raw.v1"
 _PLANES = (1, 2, 4, 8)
@@ -42,3 +42,14 @@ def join_planes(payload: npt.NDArray[np.uint8], planes: int) -> npt.NDArray[np.u
 def join_planes_into(payload: npt.NDArray[np.uint8], planes: int, out: npt.NDArray[np.uint8]) -> None:
     """As :func:`join_planes`, into ``out``, 1-D and contiguous."""
     out.reshape(-1, planes)[:] = payload.reshape(planes, -1).T
+
+
+def place_piece(piece: npt.NDArray[np.uint8], start: int, planes: int, out: npt.NDArray[np.uint8]) -> None:
+    """Put payload bytes from ``start`` on where they belong in the tensor: a payload need not be held whole."""
+    length = out.size // planes
+    position = 0
+    while position < piece.size:
+        plane, offset = divmod(start + position, length)
+        count = min(piece.size - position, length - offset)
+        out[plane::planes][offset : offset + count] = piece[position : position + count]
+        position += count

@@ -16,7 +16,7 @@ from .floats import FLOAT_DTYPES
 if TYPE_CHECKING:
     from ..backends.interface import Backend
 
-__all__ = ["CODECS", "apply_layer", "apply_layer_bands", "check_layer", "usable_layers"]
+__all__ = ["CODECS", "apply_layer", "apply_layer_bands", "check_layer", "raw_planes", "usable_layers"]
 
 CODECS = (dctq.NAME, raw.NAME, ulp.NAME)
 
@@ -73,6 +73,14 @@ def usable_layers(tensor: TensorRecord) -> int:
         if layer.codec not in CODECS:
             return index
     return len(tensor.layers)
+
+
+def raw_planes(tensor: TensorRecord, index: int) -> int | None:
+    """The byte planes of a layer that :func:`check_layer` has accepted, if it is ``raw.v1``: any piece of its payload
+    can be placed by itself, with :func:`raw.place_piece`.
+    """
+    layer = tensor.layers[index]
+    return raw.parse_params(_defined(layer), tensor.nbytes) if layer.codec == raw.NAME else None
 
 
 def apply_layer(

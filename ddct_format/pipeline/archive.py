@@ -112,7 +112,7 @@ class Archive:
             BaseMismatchError: one is missing or different.
         """
         for record in self.tensors.values():
-            self._check_base_tensor(record, base)
+            self.check_base_tensor(record, base)
 
     def check_base_contents(self, base: Checkpoint) -> None:
         """Compare every base tensor that is needed with its digest, until one differs.
@@ -179,7 +179,8 @@ class Archive:
         assert data is not None
         return data
 
-    def _check_base_tensor(self, record: TensorRecord, base: Checkpoint | None) -> None:
+    def check_base_tensor(self, record: TensorRecord, base: Checkpoint | None) -> None:
+        """As :meth:`check_base`, for the base tensor of one record."""
         if record.base is None:
             return
         if base is None:
@@ -201,7 +202,7 @@ class Archive:
         return "" if name is None else f", which is called {name!r}"
 
     def _base_bytes(self, record: TensorRecord, base: Checkpoint | None) -> npt.NDArray[np.uint8]:
-        self._check_base_tensor(record, base)
+        self.check_base_tensor(record, base)
         assert base is not None
         data = np.frombuffer(base.read(record.name), dtype=np.uint8)
         if tensor_digest(data) != record.base:

@@ -56,6 +56,7 @@ def decoded_base(
     *,
     device: str,
     threads: int | None,
+    memory: int,
 ) -> Iterator[Path]:
     """The directory that ``archive`` was packed against: ``base`` with all links applied; gone afterwards.
 
@@ -74,7 +75,7 @@ def decoded_base(
         temporary.mkdir()
     try:
         for number, link in enumerate(ordered):
-            unpack(link, current, temporary / str(number), device=device, threads=threads)
+            unpack(link, current, temporary / str(number), device=device, threads=threads, memory=memory)
             if number:
                 shutil.rmtree(current, ignore_errors=True)
             current = temporary / str(number)

@@ -9,16 +9,20 @@ from .progress import Progress, Tally
 
 __all__ = ["digest_model", "digest_stored"]
 
-_PIECE = 16 << 20
+_PIECE = 4 << 20
 
 
-def digest_stored(model: Checkpoint, name: str) -> str:
-    """The digest of a tensor of a checkpoint; a few MiB of it are in memory at a time."""
+def digest_stored(model: Checkpoint, name: str, *, done: bool = True) -> str:
+    """The digest of a tensor of a checkpoint; a few MiB of it are in memory at a time.
+
+    Args:
+        done: see :meth:`Checkpoint.release`.
+    """
     data = model.read(name)
     hasher = TensorHasher()
     for start in range(0, data.nbytes, _PIECE):
         hasher.update(data[start : start + _PIECE])
-        model.release(name, start, start + _PIECE)
+        model.release(name, start, start + _PIECE, done=done)
     return hasher.hexdigest()
 
 

@@ -181,7 +181,9 @@ def pack(
                 with open_archive(path) as written:
                     written.reader.verify_chunks()
                     try:
-                        check_decoding(written, base_model, device=device, threads=threads, progress=progress)
+                        check_decoding(
+                            written, base_model, device=device, threads=threads, scratch=path.parent, progress=progress
+                        )
                     except BaseMismatchError as error:
                         if digest_cache is not None:
                             digest_cache.forget(base_model)

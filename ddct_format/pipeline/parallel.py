@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Final, TypeVar
 
-__all__ = ["DEFAULT_MEMORY", "default_threads", "map_ordered"]
+__all__ = ["DEFAULT_MEMORY", "default_threads", "map_finished", "map_ordered"]
 
 DEFAULT_MEMORY: Final = 1 << 30
 """Bytes of working set for pack, unpack and verify unless the caller says otherwise."""
@@ -61,3 +61,42 @@ def map_ordered(
         finally:
             for future, _ in waiting:
                 future.cancel()
+
+
+def map_finished(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    *,
+    cost: Callable[[Item], int],
+    budget: int,
+) -> Iterator[Result]:
+    """Yield ``work(item)`` as each is finished, in any order, so that a large item does not keep the others waiting.
+
+    The first exception is raised, and what was not started is dropped.
+
+    Args:
+        cost: bytes that an item takes until it is finished. Items are started in order, while the costs of those that
+            run fit ``budget`` together; one that does not fit it at all runs alone.
+        budget: in bytes.
+    """
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        running: dict[Future[Result], int] = {}
+        try:
+            for item in items:
+                need = cost(item)
+                while running and (len(running) >= threads or sum(running.values()) + need > budget):
+                    yield from _finished(running)
+                running[pool.submit(work, item)] = need
+            while running:
+                yield from _finished(running)
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _finished(running: dict[Future[Result], int]) -> Iterator[Result]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        del running[future]
+        yield future.result()

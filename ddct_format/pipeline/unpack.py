@@ -14,7 +14,8 @@ from ..errors import ConfigError, StorageError
 from ..limits import MAX_LAYERS
 from .archive import open_archive
 from .chain import decoded_base
-from .parallel import default_threads, map_ordered
+from .decoding import Decoder
+from .parallel import DEFAULT_MEMORY
 from .progress import Progress, Tally
 
 __all__ = ["UnpackReport", "unpack"]
@@ -54,6 +55,8 @@ def unpack(
     links: Sequence[str | os.PathLike[str]] = (),
     device: str = "cpu",
     threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    drop_cache: bool = False,
     progress: Progress | None = None,
 ) -> UnpackReport:
     """Write the model directory ``out``, which must not exist; it appears whole or not at all.
@@ -62,13 +65,16 @@ def unpack(
         lossy: decode the first layer of each tensor only. Works on an archive whose end is missing, too, as long as all
             first layers are there.
         exact: refuse an archive that does not restore the very model that was packed.
+        memory: bytes of working set; larger tensors go through the output's and temporary files, in bands.
+        drop_cache: leave nothing of base and output in the operating system's page cache.
         training_state: write files that may hold pickles, too. Whoever loads them runs what is in them: ask for them
             only if you trust who packed the archive.
         links: archives of earlier checkpoints, in any order, if this one was packed against one of them: they are
             decoded first, one on top of the other, from ``base`` on.
 
     Raises:
-        ConfigError: ``exact`` of an archive that is lossy, or together with ``lossy``; or a link is none.
+        ConfigError: ``exact`` of an archive that is lossy, or together with ``lossy``; a link is none; too little
+            ``memory``.
         OutputExistsError: ``out`` exists.
         ArchiveError: the archive is damaged or breaks the specification.
         BaseMismatchError: ``base`` is not the base it was made for.
@@ -78,7 +84,7 @@ def unpack(
     if lossy and exact:
         raise ConfigError("a model is unpacked either lossy or exact")
     if links:
-        with decoded_base(archive, base, links, out, device=device, threads=threads) as direct:
+        with decoded_base(archive, base, links, out, device=device, threads=threads, memory=memory) as direct:
             report = unpack(
                 archive,
                 direct,
@@ -88,11 +94,16 @@ def unpack(
                 training_state=training_state,
                 device=device,
                 threads=threads,
+                memory=memory,
+                drop_cache=drop_cache,
                 progress=progress,
             )
         return replace(report, seconds=time.monotonic() - started)
     layers = 1 if lossy else MAX_LAYERS
-    with open_archive(archive, allow_truncated=lossy) as opened, open_checkpoint(base) as base_model:
+    with (
+        open_archive(archive, allow_truncated=lossy) as opened,
+        open_checkpoint(base, drop_cache=drop_cache) as base_model,
+    ):
         lossless = opened.lossless(layers)
         if exact and not lossless:
             raise ConfigError("an exact model is asked for, and the archive does not hold it", place=opened.place)
@@ -102,26 +113,28 @@ def unpack(
         files = [file for file in metadata.files if training_state or not is_training_state(file.path)]
         needed = sum(record.nbytes for record in records.values()) + sum(file.size for file in files)
         tally = Tally(needed, "unpacking", progress)
-        with OutputDirectory(out) as output:
+        by_shard: list[list[tuple[str, str, tuple[int, ...]]]] = [[] for _ in metadata.shards]
+        for record in records.values():
+            by_shard[record.shard].append((record.name, record.dtype, record.shape))
+        with OutputDirectory(out, drop_cache=drop_cache) as output:
             free = shutil.disk_usage(output.path.parent).free
             if free < needed:
                 raise StorageError(f"no space: {needed} bytes are needed, {free} are free", place=out)
             writers = [
-                output.shard_writer(
-                    shard.path,
-                    [(r.name, r.dtype, r.shape) for r in records.values() if r.shard == number],
-                    shard.metadata,
-                )
-                for number, shard in enumerate(metadata.shards)
+                output.shard_writer(shard.path, tensors, shard.metadata)
+                for shard, tensors in zip(metadata.shards, by_shard, strict=True)
             ]
-            decoded = map_ordered(
-                lambda name: opened.decode(name, base_model, backend=backend, layers=layers),
-                records,
-                threads or default_threads(),
+            decoder = Decoder(
+                opened,
+                base_model,
+                backend,
+                layers=layers,
+                threads=threads,
+                memory=memory,
+                scratch=output.path.parent,
             )
             applied = 0
-            for record, data in zip(records.values(), decoded, strict=True):
-                writers[record.shard].write(record.name, data.data)
+            for record in decoder.decode_all(writers):
                 tally.add(record.nbytes)
                 applied += 1
             for file in files:

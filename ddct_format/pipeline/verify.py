@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ..backends import get_backend
 from ..checkpoint import Checkpoint, open_checkpoint
 from .archive import Archive, open_archive
-from .parallel import default_threads, map_ordered
+from .decoding import Decoder
+from .parallel import DEFAULT_MEMORY
 from .progress import Progress, Tally
 
 __all__ = ["VerifyReport", "check_decoding", "verify"]
@@ -44,11 +46,18 @@ def verify(
     *,
     device: str = "cpu",
     threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    drop_cache: bool = False,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Check every stored byte of an archive, and with a base every decoded byte too. Writes nothing.
 
+    Args:
+        memory: bytes of working set; larger tensors go through temporary files in the system's usual place.
+        drop_cache: leave nothing of the base in the operating system's page cache.
+
     Raises:
+        ConfigError: too little ``memory``.
         ArchiveError: the archive is damaged or breaks the specification.
         BaseMismatchError: ``base`` is not the base it was made for.
         CheckpointError, StorageError: something cannot be read.
@@ -64,8 +73,10 @@ def verify(
         chunks = opened.reader.verify_chunks(on_chunk)
         decoded = 0
         if base is not None:
-            with open_checkpoint(base) as base_model:
-                decoded = check_decoding(opened, base_model, device=device, threads=threads, progress=progress)
+            with open_checkpoint(base, drop_cache=drop_cache) as base_model:
+                decoded = check_decoding(
+                    opened, base_model, device=device, threads=threads, memory=memory, progress=progress
+                )
         return VerifyReport(
             archive=opened.place,
             content_id=opened.content_id,
@@ -84,18 +95,20 @@ def check_decoding(
     *,
     device: str = "cpu",
     threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    scratch: Path | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Decode every tensor and drop it; the digests in the metadata decide. Returns the number of tensors."""
+    """Decode every tensor and drop it; the digests in the metadata decide. Returns the number of tensors.
+
+    Args:
+        memory, scratch: see :class:`~ddct_format.pipeline.decoding.Decoder`.
+    """
     archive.check_base(base)
-    backend = get_backend(device)
+    decoder = Decoder(archive, base, get_backend(device), threads=threads, memory=memory, scratch=scratch)
     tally = Tally(sum(record.nbytes for record in archive.tensors.values()), "decoding", progress)
     decoded = 0
-    for data in map_ordered(
-        lambda name: archive.decode(name, base, backend=backend).size,
-        archive.tensors,
-        threads or default_threads(),
-    ):
-        tally.add(data)
+    for record in decoder.decode_all():
+        tally.add(record.nbytes)
         decoded += 1
     return decoded
