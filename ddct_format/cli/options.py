@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from typing import Any
 
 import click
 
-__all__ = ["device_option"]
+__all__ = ["device_option", "resource_options"]
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class _Device(click.ParamType[str]):
@@ -21,6 +27,56 @@ class _Device(click.ParamType[str]):
         return value
 
 
-device_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
+class _Bytes(click.ParamType[int]):
+    """A number of bytes: 512M, 1.5G; units are powers of 1024."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([KMGT]?)(?:i?B)?", str(value).upper().replace("IB", "B"))
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 512M or 1.5G", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _be_nice(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
+    if value is not None and not ctx.resilient_parsing:
+        os.nice(value)
+
+
+device_option: Decorator = click.option(
     "--device", type=_Device(), default="cpu", show_default=True, help="Who computes; auto is cuda where there is one."
 )
+
+_RESOURCES: tuple[Decorator, ...] = (
+    click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default."),
+    click.option(
+        "--memory",
+        type=_Bytes(),
+        default="1G",
+        show_default=True,
+        help="Working set, beside what Python and its libraries take. No model or tensor is too large for it: large "
+        "tensors go through mapped files in bands, and more slowly the less memory there is.",
+    ),
+    click.option(
+        "--drop-cache",
+        is_flag=True,
+        help="Leave nothing of what is read and written in the page cache, for the sake of others.",
+    ),
+    click.option(
+        "--nice",
+        type=click.IntRange(0, 19),
+        callback=_be_nice,
+        expose_value=False,
+        help="Lower the priority by so much: 19 takes only what nobody else wants.",
+    ),
+)
+
+
+def resource_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``--threads``, ``--memory``, ``--drop-cache`` and ``--nice``, in this order."""
+    for option in reversed(_RESOURCES):
+        command = option(command)
+    return command

@@ -13,8 +13,10 @@ from ..pipeline.progress import Progress
 
 __all__ = ["format_bytes", "json_option", "print_json", "print_table", "show_progress"]
 
-_LINE_EVERY_SECONDS = 10.0
+_LINE_EVERY_SECONDS = 5.0
 _REDRAW_EVERY_SECONDS = 0.1
+_RATE_AFTER_SECONDS = 1.0
+"""A rate that was measured for less time says nothing about what is left."""
 
 json_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
@@ -22,7 +24,10 @@ json_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option
 
 
 def show_progress(as_json: bool) -> Progress | None:
-    """A progress display for stderr: one line redrawn on a terminal, a plain line now and then elsewhere."""
+    """A progress display for stderr: one line redrawn on a terminal, a plain line now and then elsewhere.
+
+    With the rate since the step began, and what is left of the step at that rate.
+    """
     if as_json:
         return None
     terminal = sys.stderr.isatty()
@@ -39,14 +44,27 @@ def show_progress(as_json: bool) -> Progress | None:
         if finished and not terminal and now - began < _LINE_EVERY_SECONDS:
             return
         last_shown = now
-        rate = done / max(now - began, 1e-9)
-        line = f"{what}: {100 * done // max(total, 1)} % of {format_bytes(total)}, {format_bytes(int(rate))}/s"
+        line = _progress_line(done, total, what, now - began)
         if terminal:
             click.echo(f"\r\x1b[K{line}" + ("\n" if finished else ""), nl=False, err=True)
         else:
             click.echo(line, err=True)
 
     return show
+
+
+def _progress_line(done: int, total: int, what: str, seconds: float) -> str:
+    rate = done / max(seconds, 1e-9)
+    line = f"{what}: {100 * done // max(total, 1)} % of {format_bytes(total)}, {format_bytes(int(rate))}/s"
+    if done >= total or seconds < _RATE_AFTER_SECONDS or not done:
+        return line
+    return f"{line}, {_duration((total - done) / rate)} left"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def print_json(value: Mapping[str, object]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import device_option
+from .options import device_option, resource_options
 from .output import json_option, print_json, print_table, show_progress
 
 __all__ = ["command"]
@@ -33,7 +33,7 @@ __all__ = ["command"]
     help="Write optimizer state and other pickles that ARCHIVE carries, too; trust its maker before you load them.",
 )
 @device_option
-@click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
+@resource_options
 @json_option
 def command(
     archive: str,
@@ -45,6 +45,8 @@ def command(
     training_state: bool,
     device: str,
     threads: int | None,
+    memory: int,
+    drop_cache: bool,
     as_json: bool,
 ) -> None:
     """Restore the model directory OUT from ARCHIVE and its base."""
@@ -62,6 +64,8 @@ def command(
         links=links,
         device=device,
         threads=threads,
+        memory=memory,
+        drop_cache=drop_cache,
         progress=show_progress(as_json),
     )
     if as_json:

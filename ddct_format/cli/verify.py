@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import device_option
+from .options import device_option, resource_options
 from .output import json_option, print_json, print_table, show_progress
 
 __all__ = ["command"]
@@ -16,13 +16,23 @@ __all__ = ["command"]
 @click.argument("archive", type=click.Path())
 @click.option("--base", type=click.Path(path_type=Path), help="Also decode every tensor against this base.")
 @device_option
-@click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
+@resource_options
 @json_option
-def command(archive: str, base: Path | None, device: str, threads: int | None, as_json: bool) -> None:
+def command(
+    archive: str, base: Path | None, device: str, threads: int | None, memory: int, drop_cache: bool, as_json: bool
+) -> None:
     """Check every stored byte of ARCHIVE; with --base, everything that it decodes to."""
     from ..pipeline.verify import verify
 
-    report = verify(archive, base, device=device, threads=threads, progress=show_progress(as_json))
+    report = verify(
+        archive,
+        base,
+        device=device,
+        threads=threads,
+        memory=memory,
+        drop_cache=drop_cache,
+        progress=show_progress(as_json),
+    )
     if as_json:
         print_json(report.as_dict())
         return

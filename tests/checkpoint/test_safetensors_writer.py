@@ -188,3 +188,27 @@ def test_the_mode_is_what_the_umask_leaves(tmp_path: Path, umask: int) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "out.safetensors").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_tensor_may_be_written_through_a_mapped_region(tmp_path: Path, library_bytes: Callable[..., bytes]) -> None:
+    tensors = {"large": ("U8", (100_000,), bytes(range(250)) * 400), "small": ("F32", (1,), b"abcd")}
+    listed = [(name, dtype, shape) for name, (dtype, shape, _) in tensors.items()]
+    with SafetensorsWriter(tmp_path / "t.safetensors", listed, {}, drop_cache=True) as writer:
+        writer.write("small", b"abcd")
+        with writer.region("large") as region:
+            for start in range(0, 100_000, 4096):
+                piece = tensors["large"][2][start : start + 4096]
+                region.array[start : start + len(piece)] = memoryview(piece)
+                region.release(start, start + len(piece))
+        with pytest.raises(ValueError, match="written already"), writer.region("large"):
+            pass
+    assert (tmp_path / "t.safetensors").read_bytes() == library_bytes(tensors)
+
+
+def test_a_region_that_was_left_by_an_error_does_not_count_as_written(tmp_path: Path) -> None:
+    writer = SafetensorsWriter(tmp_path / "t.safetensors", [("a", "U8", (5000,))], {})
+    with pytest.raises(KeyError), writer.region("a"):
+        raise KeyError
+    with pytest.raises(ValueError, match="not written"):
+        writer.close()
+    writer.discard()

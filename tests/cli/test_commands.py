@@ -147,3 +147,11 @@ def test_help_and_version() -> None:
         assert command in result.stdout
         assert ddct(command, "--help").returncode == 0
     assert ddct("--version").stdout.startswith("ddct")
+
+
+def test_memory_is_given_in_units_and_a_working_set_has_a_least_size(models: Path, tmp_path: Path) -> None:
+    arguments = ("verify", models / "tuned.ddct", "--base", models / "base", "--nice", 5, "--drop-cache")
+    assert succeed(*arguments, "--memory", "64M")["decoded"] == 2
+    assert succeed(*arguments, "--memory", "0.5GiB")["decoded"] == 2
+    assert ddct(*arguments, "--memory", "1K").returncode == 12
+    assert ddct(*arguments, "--memory", "much").returncode == 2
