@@ -123,6 +123,7 @@ class Archive:
         for record in self.tensors.values():
             if record.base is not None:
                 self._base_bytes(record, base)
+                base.release(record.name)
 
     def lossless(self, layers: int = MAX_LAYERS) -> bool:
         """Whether decoding at most ``layers`` layers of each tensor yields the very model that was packed."""
