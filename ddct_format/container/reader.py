@@ -19,6 +19,7 @@ from ddct_format.container.records import FileRecord, Metadata, TensorRecord
 from ddct_format.container.source import Source
 from ddct_format.container.zstd_frame import decompress
 from ddct_format.errors import BudgetError, CorruptError, DdctError
+from ddct_format.limits import MAX_LAYERS
 
 __all__ = ["DEFAULT_BUDGET", "ArchiveReader", "LayerCheck", "OnChunk"]
 
@@ -127,11 +128,15 @@ class ArchiveReader:
 
     def prefix_size(self, layers: int) -> int:
         """Bytes from the start of the file that hold the side files and the first ``layers`` layers of every tensor."""
+        return self._table.offsets[self._chunks_before(layers)]
+
+    def _chunks_before(self, layers: int) -> int:
+        """Chunks of the side files and of the first ``layers`` layers of every tensor."""
         chunk_size = self.metadata.chunk_size
-        end = sum(chunk_count(file.size, chunk_size) for file in self.metadata.files)
+        count = sum(chunk_count(file.size, chunk_size) for file in self.metadata.files)
         for tensor in self.metadata.tensors:
-            end += sum(chunk_count(layer.size, chunk_size) for layer in tensor.layers[:layers])
-        return self._table.offsets[end]
+            count += sum(chunk_count(layer.size, chunk_size) for layer in tensor.layers[:layers])
+        return count
 
     def tensor(self, name: str) -> TensorRecord:
         """The record of a tensor; KeyError if the archive has none of that name."""
@@ -205,8 +210,10 @@ class ArchiveReader:
         with _located(self.source.name):
             yield from self._file_chunks(self._files[path])
 
-    def verify_chunks(self, on_chunk: OnChunk | None = None) -> int:
+    def verify_chunks(self, on_chunk: OnChunk | None = None, *, layers: int = MAX_LAYERS) -> int:
         """Check every chunk and every side file, in the order of the file; the number of chunks.
+
+        With ``layers``, no chunk beyond these first layers of each tensor is read.
 
         Memory stays at a few MiB, whatever the archive's size.
 
@@ -214,17 +221,17 @@ class ArchiveReader:
             CorruptError, TruncatedError, InvalidError: section 9, steps 11 and 12.
             StorageError: the source cannot be read.
         """
-        total = len(self._table)
-        for done, _ in enumerate(self._all_chunks(), start=1):
+        total = self._chunks_before(layers)
+        for done, _ in enumerate(self._all_chunks(layers), start=1):
             if on_chunk is not None:
                 on_chunk(done, total)
         return total
 
-    def _all_chunks(self) -> Iterator[bytes]:
+    def _all_chunks(self, layers: int) -> Iterator[bytes]:
         with _located(self.source.name):
             for file in self.metadata.files:
                 yield from self._file_chunks(file)
-        for index, starts in enumerate(self._table.layers):
+        for index, starts in enumerate(self._table.layers[:layers]):
             for name, first in starts.items():
                 size = self.tensors[name].layers[index].size
                 with _located(self.source.name, name):

@@ -8,9 +8,10 @@ store is read from an address that is signed here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +22,9 @@ __all__ = ["HttpSource", "hide_signatures", "hide_signatures_in_logs", "is_remot
 
 FIRST_READ = 256 << 10
 """Bytes of the first request: metadata of some hundred tensors and their chunk table."""
+
+_ATTEMPTS = 3
+"""Answers to one request that may break off in the middle."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 _HUB_FILE = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[^/]+))?/(?P<path>.+)")
@@ -121,6 +125,12 @@ class HttpSource:
 
     def _request(self, offset: int, length: int) -> bytes:
         """The bytes of a range; for the first request as many as there are."""
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(_BrokenError):
+                return self._try_request(offset, length)
+        return self._try_request(offset, length)
+
+    def _try_request(self, offset: int, length: int) -> bytes:
         from huggingface_hub.utils import http_stream_backoff
 
         headers = {**self._headers, "Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
@@ -154,10 +164,22 @@ class HttpSource:
         elif (size, tag) != (self.size, self._tag):
             raise HubError("the file changed while it was read", place=self.name)
         body = bytearray()
-        for piece in response.iter_bytes():
+        pieces = response.iter_bytes()
+        while piece := self._next(pieces):
             body += piece
             if len(body) > length:
                 raise HubError("the server sent more than it was asked for", place=self.name)
         if len(body) != last - begin + 1:
-            raise HubError("the connection ended early", place=self.name)
+            raise _BrokenError("the connection ended early", place=self.name)
         return bytes(body)
+
+    def _next(self, pieces: Iterator[bytes]) -> bytes:
+        try:
+            return next(pieces, b"")
+        except Exception as error:
+            # Not to be seen by the library, which repeats requests only up to their first byte.
+            raise _BrokenError(f"the connection broke: {hide_signatures(str(error))}", place=self.name) from error
+
+
+class _BrokenError(HubError):
+    """An answer that ended too soon; the same request may do better."""

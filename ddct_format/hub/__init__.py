@@ -13,7 +13,8 @@ from ddct_format.hub.interface import Hub
 from ddct_format.hub.notes import Notes
 from ddct_format.hub.options import HubOptions
 from ddct_format.hub.pointer import Pointer, check_name
-from ddct_format.hub.transfer import PullReport, annotate_archive, describe_archive, publish, pull, push
+from ddct_format.hub.pulling import PullReport, pull
+from ddct_format.hub.transfer import annotate_archive, describe_archive, publish, push
 
 __all__ = [
     "CheckStep",

@@ -80,7 +80,7 @@ class DirectoryHub:
             if sink.tell() != pointer.size or digest != pointer.sha256:
                 raise HubError("the file to publish does not have the expected size and sha256", place=path)
 
-    def read_archive(self, name: str, pointer: Pointer, offset: int) -> Iterator[bytes]:
+    def read_archive(self, name: str, pointer: Pointer, begin: int, end: int | None = None) -> Iterator[bytes]:
         check_name(name)
         path = self._object_path(pointer.sha256)
         with _hub_errors(path):
@@ -89,8 +89,8 @@ class DirectoryHub:
             except FileNotFoundError as error:
                 raise HubError("the hub does not hold this archive", place=path) from error
             with source:
-                source.seek(offset)
-                left = pointer.size - offset + 1
+                source.seek(begin)
+                left = (pointer.size + 1 if end is None else end) - begin
                 while left > 0 and (piece := source.read(min(_PIECE, left))):
                     left -= len(piece)
                     yield piece

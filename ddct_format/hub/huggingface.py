@@ -85,9 +85,9 @@ class HuggingFaceHub:
 
         self._commit(f"Publish {name}", operations, lambda commit: self._is_published(name, pointer, commit))
 
-    def read_archive(self, name: str, pointer: Pointer, offset: int) -> Iterator[bytes]:
+    def read_archive(self, name: str, pointer: Pointer, begin: int, end: int | None = None) -> Iterator[bytes]:
         try:
-            yield from self._client.read(_archive_path(name), "main", offset, pointer.size - offset + 1)
+            yield from self._client.read(_archive_path(name), "main", begin, pointer.size + 1 if end is None else end)
         except FileNotFoundError:
             raise HubError("the hub does not hold this archive", place=f"{self.location}/{name}") from None
 

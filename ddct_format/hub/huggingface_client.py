@@ -98,8 +98,8 @@ class Client:
             raise HubError(f"is larger than {limit} bytes", place=f"{self.location}/{path}")
         return data
 
-    def read(self, path: str, commit: str, offset: int, limit: int) -> Iterator[bytes]:
-        """Bytes of a file from ``offset`` on, at most ``limit``, in pieces.
+    def read(self, path: str, commit: str, begin: int, end: int) -> Iterator[bytes]:
+        """Bytes of a file from ``begin`` to before ``end``, or to its own end, in pieces.
 
         Raises:
             FileNotFoundError: there is no such file, or no such repository.
@@ -109,24 +109,28 @@ class Client:
         from huggingface_hub.utils import build_hf_headers, http_stream_backoff
 
         url = hf_hub_url(self._repository, path, revision=commit, endpoint=self._api.endpoint)
-        headers = {**build_hf_headers(token=self._api.token), "Accept-Encoding": "identity"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
+        headers = build_hf_headers(token=self._api.token)
+        headers |= {"Accept-Encoding": "identity", "Range": f"bytes={begin}-{end - 1}"}
         with self._errors(), http_stream_backoff("GET", url, headers=headers, **_RETRIES) as response:
             if response.status_code == 404:
                 raise FileNotFoundError(path)
+            if response.status_code == 416:  # nothing is there, which is right for an empty file
+                return
             _check_status(response)
             # A hub that ignores ranges sends all, again.
-            skip = offset if response.status_code == 200 else 0
-            # As they come: a size to collect would lose the last ones when the connection breaks.
-            for piece in response.iter_bytes():
-                useful = piece[skip:]
-                skip = max(0, skip - len(piece))
-                if useful and limit > 0:
-                    yield useful[:limit]
-                    limit -= len(useful)
-                if limit <= 0:
-                    return
+            skip = begin if response.status_code == 200 else 0
+            limit = end - begin
+            # A connection that breaks here is the caller's to go on from: the library would begin again.
+            with self._errors():
+                # As they come: a size to collect would lose the last ones when the connection breaks.
+                for piece in response.iter_bytes():
+                    useful = piece[skip:]
+                    skip = max(0, skip - len(piece))
+                    if useful and limit > 0:
+                        yield useful[:limit]
+                        limit -= len(useful)
+                    if limit <= 0:
+                        return
 
     @property
     def _api(self) -> HfApi:

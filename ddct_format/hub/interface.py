@@ -47,8 +47,10 @@ class Hub(Protocol):
         """
         ...
 
-    def read_archive(self, name: str, pointer: Pointer, offset: int) -> Iterator[bytes]:
-        """The archive's bytes from ``offset`` on, in pieces; unchecked, and at most one byte too many.
+    def read_archive(self, name: str, pointer: Pointer, begin: int, end: int | None = None) -> Iterator[bytes]:
+        """The archive's bytes from ``begin`` to before ``end``, in pieces, unchecked.
+
+        Nothing beyond ``end`` is asked for. Without it all is sent, and one more byte if the archive is too long.
 
         HubError may come after some pieces; the caller then asks again from where they ended.
         """

@@ -76,9 +76,9 @@ class S3Hub:
         if there != pointer:
             self._put(self._pointer_key(name), raw, condition)
 
-    def read_archive(self, name: str, pointer: Pointer, offset: int) -> Iterator[bytes]:
+    def read_archive(self, name: str, pointer: Pointer, begin: int, end: int | None = None) -> Iterator[bytes]:
         check_name(name)
-        yield from self._read(self._object_key(pointer), offset, pointer.size - offset + 1)
+        yield from self._read(self._object_key(pointer), begin, pointer.size + 1 if end is None else end)
 
     def list_names(self) -> tuple[str, ...]:
         prefix, names = f"{self._prefix}refs/", []
@@ -185,14 +185,16 @@ class S3Hub:
         except HubError as error:
             raise error.at(place=f"{self.location}/refs/{name}.json") from None
 
-    def _read(self, key: str, offset: int, limit: int) -> Iterator[bytes]:
-        arguments = {"Bucket": self._bucket, "Key": key}
-        if offset:
-            arguments["Range"] = f"bytes={offset}-"
+    def _read(self, key: str, begin: int, end: int) -> Iterator[bytes]:
         with self._errors():
-            answer = self._client.get_object(**arguments)
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=key, Range=f"bytes={begin}-{end - 1}")
+            except Exception as error:
+                if _code(error) == "InvalidRange":  # there is nothing so far behind
+                    return
+                raise
             # A store that ignores ranges sends all, again.
-            skip = 0 if "ContentRange" in answer else offset
+            skip, limit = 0 if "ContentRange" in answer else begin, end - begin
             with contextlib.closing(answer["Body"]) as body:
                 while limit > 0 and (piece := body.read(_PIECE)):
                     useful = piece[skip:][:limit]

@@ -68,7 +68,7 @@ def decoded_base(
     """
     from .unpack import unpack
 
-    with open_archive(archive) as opened:
+    with open_archive(archive, allow_truncated=True) as opened:  # whoever decodes it decides what may be missing
         ordered = order_links(opened, links)
     current, temporary = Path(base), temporary_path(Path(beside).absolute().parent)
     with storage_errors(temporary):
@@ -86,7 +86,7 @@ def decoded_base(
 
 def fits_base(archive: str | os.PathLike[str], base: str | os.PathLike[str]) -> bool:
     """Whether ``base`` itself, without any link, is what the archive was packed against: all of it is compared."""
-    with open_archive(archive) as opened, open_checkpoint(base) as model:
+    with open_archive(archive, allow_truncated=True) as opened, open_checkpoint(base) as model:
         try:
             opened.check_base(model)
             opened.check_base_contents(model)

@@ -28,6 +28,7 @@ class _Server(ThreadingHTTPServer):
         self.requests = 0
         self.sent = 0
         self.fault = ""
+        self.whole_from = 0
 
     @property
     def url(self) -> str:
@@ -66,15 +67,19 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"Content-Range": f"bytes {begin}-{end - 1}/{len(server.data)}", "ETag": server.tag}
         if server.fault == "longer" and begin:
             body += b"more"
+        if server.fault == "broken" and begin and server.requests < server.whole_from:
+            self.answer(206, body, headers, cut=True)
+            return
         self.answer(206, body, headers)
 
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def answer(self, status: int, body: bytes, headers: dict[str, str], *, cut: bool = False) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[: len(body) // 2] if cut else body)
+        self.close_connection = self.close_connection or cut
         self.server.sent += len(body)
 
 
@@ -139,6 +144,17 @@ def test_a_passing_failure_is_retried(server: _Server) -> None:
     server.fault = "flaky"
     with open_archive(server.url) as archive:
         assert len(archive.tensors) == 41
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(server: _Server, models: Path) -> None:
+    with open_archive(server.url) as archive, open_checkpoint(models / "base") as base:
+        server.fault, server.requests, server.whole_from = "broken", 0, 3
+        archive.decode("zz.weight", base)
+        assert server.requests == 3
+        server.whole_from = 99
+        with pytest.raises(errors.HubError, match="broke"):
+            archive.decode("zz.weight", base)
+        assert server.requests == 6
 
 
 @pytest.mark.parametrize(("fault", "reason"), [("no ranges", "by ranges"), ("missing", "no such file")])

@@ -11,6 +11,7 @@ expression on "METHOD path"), ``mode``, ``times`` and what the mode needs:
     after   do it, then answer with ``status``: the answer is lost
     drop    close the connection
     cut     send half of the answer, then close the connection
+    trickle send the answer in pieces of 64 kB, with ``seconds`` between them
     slow    wait ``seconds`` first
 
 ``POST /_clear`` removes all faults, ``POST /_token`` sets the one valid token; ``GET /_log`` gives the requests so far;
@@ -344,6 +345,8 @@ class Handler(BaseHTTPRequestHandler):
     def send_ranged(self, data: bytes, headers: dict[str, str]) -> None:
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             begin, end = int(match[1]), int(match[2]) + 1 if match[2] else len(data)
+            if begin >= len(data):
+                return self.send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             headers = headers | {"Content-Range": f"bytes {begin}-{min(end, len(data)) - 1}/{len(data)}"}
             return self.send(206, data[begin:end], headers)
         return self.send(200, data, headers)
@@ -364,7 +367,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and mode == "trickle":
+            for begin in range(0, len(data), 64_000):
+                self.wfile.write(data[begin : begin + 64_000])
+                self.wfile.flush()
+                time.sleep(self.fault["seconds"])
+        elif self.command != "HEAD":
             self.wfile.write(data[: len(data) // 2] if mode == "cut" else data)
         if mode == "cut":
             self.hang_up()

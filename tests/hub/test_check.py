@@ -21,8 +21,8 @@ class ForgetfulHub(DirectoryHub):
 
 
 class ShortHub(DirectoryHub):
-    def read_archive(self, name: str, pointer: Pointer, offset: int) -> Iterator[bytes]:
-        yield b"".join(super().read_archive(name, pointer, offset))[:-1]
+    def read_archive(self, name: str, pointer: Pointer, begin: int, end: int | None = None) -> Iterator[bytes]:
+        yield b"".join(super().read_archive(name, pointer, begin, end))[:-1]
 
 
 @pytest.mark.parametrize(("kind", "problem"), [(ForgetfulHub, "not in the list"), (ShortHub, "sha256|ends early")])
