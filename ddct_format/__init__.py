@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .hub import Hub, open_hub, pull, push
     from .integrations.live import AppliedArchive, apply
     from .pipeline.archive import Archive, open_archive
+    from .pipeline.many import PackOutcome, pack_many
     from .pipeline.pack import PackReport, pack
     from .pipeline.unpack import UnpackReport, unpack
     from .pipeline.verify import VerifyReport, verify
@@ -28,6 +29,7 @@ __all__ = [
     "Archive",
     "Checkpoint",
     "Hub",
+    "PackOutcome",
     "PackReport",
     "UnpackReport",
     "VerifyReport",
@@ -37,6 +39,7 @@ __all__ = [
     "open_checkpoint",
     "open_hub",
     "pack",
+    "pack_many",
     "pull",
     "push",
     "unpack",
@@ -48,6 +51,7 @@ _HOME = {
     "Archive": "pipeline.archive",
     "Checkpoint": "checkpoint",
     "Hub": "hub",
+    "PackOutcome": "pipeline.many",
     "PackReport": "pipeline.pack",
     "UnpackReport": "pipeline.unpack",
     "VerifyReport": "pipeline.verify",
@@ -56,6 +60,7 @@ _HOME = {
     "open_checkpoint": "checkpoint",
     "open_hub": "hub",
     "pack": "pipeline.pack",
+    "pack_many": "pipeline.many",
     "pull": "hub",
     "push": "hub",
     "unpack": "pipeline.unpack",

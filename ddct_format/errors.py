@@ -75,6 +75,16 @@ class DdctError(Exception):
             self.tensor = tensor
         return self
 
+    def as_dict(self) -> dict[str, object]:
+        """For scripts: what kind of refusal, why, and where."""
+        return {
+            "code": self.code,
+            "reason": self.reason,
+            "place": self.place,
+            "tensor": self.tensor,
+            "exit_status": self.exit_status,
+        }
+
 
 class ArchiveError(DdctError):
     code = "archive"

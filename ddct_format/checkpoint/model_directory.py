@@ -73,6 +73,7 @@ class Checkpoint:
         tensors: by name, in ascending order of the names' UTF-8 bytes.
         nbytes: size of all tensors.
         files: the shards' files, in the order of `shards`.
+        digests: of those tensors whose bytes were digested since it was opened, for whoever does that.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Checkpoint:
         self.shards = tuple(Shard(shard, file.metadata) for shard, file in zip(weights.paths, files, strict=True))
         self.tensors: Mapping[str, TensorInfo] = self._collect_tensors()
         self._check_index()
+        self.digests: dict[str, str] = {}
         self.nbytes = sum(tensor.nbytes for tensor in self.tensors.values())
 
     def read(self, name: str) -> memoryview:

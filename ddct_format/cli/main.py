@@ -75,11 +75,4 @@ def main() -> None:
 def _report(error: DdctError) -> None:
     click.echo(f"ddct: error: {error}", err=True)
     if "--json" in sys.argv:
-        details = {
-            "code": error.code,
-            "reason": error.reason,
-            "place": error.place,
-            "tensor": error.tensor,
-            "exit_status": error.exit_status,
-        }
-        click.echo(json.dumps({"error": details}))
+        click.echo(json.dumps({"error": error.as_dict()}))

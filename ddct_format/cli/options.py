@@ -11,7 +11,8 @@ import click
 
 __all__ = ["device_option", "resource_options"]
 
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -75,7 +76,7 @@ _RESOURCES: tuple[Decorator, ...] = (
 )
 
 
-def resource_options(command: Callable[..., None]) -> Callable[..., None]:
+def resource_options(command: Command) -> Command:
     """``--threads``, ``--memory``, ``--drop-cache`` and ``--nice``, in this order."""
     for option in reversed(_RESOURCES):
         command = option(command)

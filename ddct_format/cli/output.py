@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import click
 
@@ -18,7 +19,7 @@ _REDRAW_EVERY_SECONDS = 0.1
 _RATE_AFTER_SECONDS = 1.0
 """A rate that was measured for less time says nothing about what is left."""
 
-json_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
+json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
 )
 

@@ -34,17 +34,16 @@ def digest_model(
     *,
     cache: DigestCache | None = None,
 ) -> dict[str, str]:
-    """The digest of every tensor, by name.
+    """The digest of every tensor, by name; computed once while the model is open.
 
     Args:
         what: is being done, for ``progress``.
         cache: where digests of unchanged files are taken from, and new ones left. Only for digests that are compared
             with those of the bytes themselves before anything depends on them (``spec/adr/0601-digest-cache.md``).
     """
-    known = {} if cache is None else cache.lookup(model)
+    known = {**({} if cache is None else cache.lookup(model)), **model.digests}
     names = [name for name in model.tensors if name not in known]
     tally = Tally(sum(model.tensors[name].nbytes for name in names), what, progress)
-    digests = dict(known)
     work = map_ordered(
         lambda name: digest_stored(model, name),
         names,
@@ -53,8 +52,9 @@ def digest_model(
         budget=DEFAULT_MEMORY,
     )
     for name, digest in zip(names, work, strict=True):
-        digests[name] = digest
+        model.digests[name] = digest
         tally.add(model.tensors[name].nbytes)
+    digests = {name: model.digests.get(name) or known[name] for name in model.tensors}
     if cache is not None and names:
         cache.store(model, digests)
-    return {name: digests[name] for name in model.tensors}
+    return digests

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from .archive import open_archive
 from .digests import digest_model
 from .encoding import Encoding
 from .guard import Evaluation, check_errors
-from .parallel import default_threads
+from .parallel import DEFAULT_MEMORY, default_threads
 from .progress import Progress, Tally
 from .search import choose_steps
 from .verify import check_decoding
@@ -79,7 +80,7 @@ class PackReport:
 
 
 def pack(
-    base: str | os.PathLike[str],
+    base: str | os.PathLike[str] | Checkpoint,
     finetuned: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
@@ -92,6 +93,8 @@ def pack(
     evaluation: Evaluation | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    drop_cache: bool = False,
     training_state: bool = False,
     verify: bool = True,
     base_hint: Mapping[str, str] | None = None,
@@ -101,6 +104,7 @@ def pack(
     """Write the archive ``out``, which must not exist; it appears whole and verified, or not at all.
 
     Args:
+        base: a model's path, or an open model, whose tensors are then digested once for any number of fine-tunes.
         preset: a name, or settings of one's own, which take neither ``bits`` nor ``error``.
         exact: after the preset's lossy layer, add one that restores the fine-tune bit for bit.
         bits, error: a target instead of the preset's: bits per weight (side files not counted, met from below within
@@ -109,6 +113,8 @@ def pack(
             carries bytes. Tensors of one preset meet its target by themselves.
         max_error: refuse if any tensor's relative squared error is above.
         evaluation: refuse if the decoded model measures worse.
+        memory: bytes of working set.
+        drop_cache: leave nothing of the models in the operating system's page cache; an open base has its own setting.
         training_state: carry optimizer state, DCP shards and other pickles, too, as bytes that are never looked into.
         verify: decode the written file against the base before it gets its name.
         base_hint: ``repo``, ``revision`` or ``name`` of the base: where a reader might find it.
@@ -129,8 +135,10 @@ def pack(
     threads = threads or default_threads()
     digest_cache = default_cache() if cache and verify else None
     with (
-        open_checkpoint(base) as base_model,
-        open_checkpoint(finetuned, training_state=training_state) as target_model,
+        nullcontext(base)
+        if isinstance(base, Checkpoint)
+        else open_checkpoint(base, drop_cache=drop_cache) as base_model,
+        open_checkpoint(finetuned, training_state=training_state, drop_cache=drop_cache) as target_model,
         ArchiveWriter(out) as writer,
     ):
         files = [
@@ -182,7 +190,13 @@ def pack(
                     written.reader.verify_chunks()
                     try:
                         check_decoding(
-                            written, base_model, device=device, threads=threads, scratch=path.parent, progress=progress
+                            written,
+                            base_model,
+                            device=device,
+                            threads=threads,
+                            memory=memory,
+                            scratch=path.parent,
+                            progress=progress,
                         )
                     except BaseMismatchError as error:
                         if digest_cache is not None:
@@ -190,7 +204,7 @@ def pack(
                             error.reason += "; cached digests of the base were wrong and are forgotten: try again"
                         raise
             if evaluation is not None:
-                measure = partial(evaluation.check, path, Path(base), device=device, threads=threads)
+                measure = partial(evaluation.check, path, base_model.path, device=device, threads=threads)
                 metrics.append(_at(out, measure))
 
         sealed = writer.seal(metadata, check)

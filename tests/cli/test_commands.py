@@ -155,3 +155,25 @@ def test_memory_is_given_in_units_and_a_working_set_has_a_least_size(models: Pat
     assert succeed(*arguments, "--memory", "0.5GiB")["decoded"] == 2
     assert ddct(*arguments, "--memory", "1K").returncode == 12
     assert ddct(*arguments, "--memory", "much").returncode == 2
+
+
+def test_pack_takes_many_fine_tunes(models: Path, tmp_path: Path) -> None:
+    many = (models / "tuned", models / "other")
+    result = succeed("pack", models / "base", *many, tmp_path / "out", "--preset", "paper")
+    assert [entry["archive"] for entry in result["archives"]] == [
+        str(tmp_path / "out" / name) for name in ("tuned.ddct", "other.ddct")
+    ]
+    assert (result["packed"], result["failed"]) == (2, 0)
+    again = ddct("pack", models / "base", *many, models / "absent", "--out-dir", tmp_path / "out", "--json")
+    assert again.returncode == 8
+    parsed = json.loads(again.stdout)
+    assert [entry["error"]["code"] for entry in parsed["archives"]] == ["output-exists", "output-exists", "checkpoint"]
+    assert (parsed["packed"], parsed["failed"]) == (0, 3)
+    words = ddct("pack", models / "base", models / "tuned", "--out-dir", tmp_path / "more", "--preset", "paper")
+    assert words.returncode == 0
+    assert "1 of 1 fine-tunes packed" in words.stdout
+
+
+def test_pack_writes_no_archives_into_a_model(models: Path) -> None:
+    assert ddct("pack", models / "base", models / "tuned", models / "other", models / "base").returncode == 2
+    assert ddct("pack", models / "base", models / "tuned").returncode == 2
