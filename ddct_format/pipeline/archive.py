@@ -198,7 +198,8 @@ class Archive:
                 tensor=record.name,
             )
 
-    def _base_named(self) -> str:
+    def base_named(self) -> str:
+        """What the archive calls its base, as the end of a sentence; empty if it gives it no name."""
         name = self.metadata.base_hint.get("name")
         return "" if name is None else f", which is called {name!r}"
 
@@ -208,7 +209,7 @@ class Archive:
         data = np.frombuffer(base.read(record.name), dtype=np.uint8)
         if tensor_digest(data) != record.base:
             raise BaseMismatchError(
-                f"the base tensor has other contents than the one that {self.place} was made for{self._base_named()}",
+                f"the base tensor has other contents than the one that {self.place} was made for{self.base_named()}",
                 place=base.path,
                 tensor=record.name,
             )

@@ -137,7 +137,8 @@ class Decoder:
     def _check_base(self, record: TensorRecord, digest: str) -> None:
         if digest != record.base:
             raise BaseMismatchError(
-                f"the base tensor has other contents than the one that {self._archive.place} was made for",
+                f"the base tensor has other contents than the one that {self._archive.place} was made for"
+                f"{self._archive.base_named()}",
                 place=self._base.path,
                 tensor=record.name,
             )
