@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 __all__ = [
     "ACTIVITY_BINS",
+    "BIN_EDGES",
     "LARGEST_MAGNITUDE",
     "AffineBand",
     "Band",
@@ -30,12 +31,13 @@ LARGEST_MAGNITUDE = 127
 """Of a quantised value, in steps; larger ones are cut off."""
 ACTIVITY_BINS = 36
 """Patches without a value, then half-octaves of the sum of a patch's magnitudes, at most 32² · 127."""
-_BIN_EDGES = np.ceil(2.0 ** ((np.arange(ACTIVITY_BINS) - 0.5) / 2)).astype(np.int64)
+BIN_EDGES = np.ceil(2.0 ** ((np.arange(ACTIVITY_BINS - 1) - 0.5) / 2)).astype(np.int64)
+"""The smallest activity of each bin from 1 on."""
 
 
 def activity_bins(activity: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
     """The bin of each patch: 0 where nothing is left of it, else 1 + round(2 · log2 activity)."""
-    bins: npt.NDArray[np.uint8] = np.searchsorted(_BIN_EDGES, activity, side="right").astype(np.uint8)
+    bins: npt.NDArray[np.uint8] = np.searchsorted(BIN_EDGES, activity, side="right").astype(np.uint8)
     bins[activity == 0] = 0
     return bins
 

@@ -16,7 +16,7 @@ import torch
 from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, unpack_codes
 from ..codec.patches import PatchGrid
 from ..codec.transform import analysis_matrix, basis_matrix, largest_sum
-from .numpy_encoder import NumpyEncoder
+from .native_encoder import NativeEncoder
 
 __all__ = ["TorchCpuBackend"]
 
@@ -25,7 +25,7 @@ _QUIET_NAN = {"BF16": 0x7FC0, "F16": 0x7E00, "F32": 0x7FC00000}
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
-class TorchCpuBackend(NumpyEncoder):
+class TorchCpuBackend(NativeEncoder):
     """Decodes and transforms on the CPU with torch's own threads."""
 
     name = "cpu"

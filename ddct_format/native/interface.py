@@ -38,5 +38,89 @@ class Symbols(Protocol):
         """Whether run bytes stay within ``count`` symbols, and how many values belong to them (section 7.2.5)."""
 
 
-class Core(InstructionSets, Symbols, Protocol):
+class Encode(Protocol):
+    """Functions of ``src/encode.c``: see ``ddct_format/backends/encoder.py`` for what they mean.
+
+    A band is given as base, its element type, target, its element type, and columns; element types are numbers, BF16,
+    F16 and F32 in this order. Buffers of no bytes stand for what is absent.
+    """
+
+    def difference(
+        self,
+        base: Buffer,
+        base_type: int,
+        target: Buffer,
+        target_type: int,
+        cols: int,
+        scale: float,
+        out: Buffer,
+        row_squares: Buffer,
+        col_squares: Buffer,
+        /,
+    ) -> None:
+        """The delta times ``scale``, float32; its squares are summed to float64, those of columns on top."""
+
+    def delta_sums(
+        self, base: Buffer, base_type: int, target: Buffer, target_type: int, /
+    ) -> tuple[float, float, float, bool]:
+        """Energy, magnitude, largest, finite."""
+
+    def quantise_band(
+        self,
+        base: Buffer,
+        base_type: int,
+        target: Buffer,
+        target_type: int,
+        cols: int,
+        patch: int,
+        analysis: Buffer,
+        mirrored: bool,
+        scale: float,
+        unit: float,
+        rounding: float,
+        rank: int,
+        left: Buffer,
+        right: Buffer,
+        col_order: Buffer,
+        bin_edges: Buffer,
+        symbols: Buffer,
+        activity: Buffer,
+        counts: Buffer,
+        sums: Buffer,
+        /,
+    ) -> float:
+        """Fills symbols, activity, counts and sums; the energy."""
+
+    def patch_energies(
+        self, base: Buffer, base_type: int, target: Buffer, target_type: int, cols: int, patch: int, out: Buffer, /
+    ) -> None:
+        """Fills ``out``, float64."""
+
+    def affine_band(
+        self,
+        base: Buffer,
+        base_type: int,
+        target: Buffer,
+        target_type: int,
+        cols: int,
+        patch: int,
+        analysis: Buffer,
+        mirrored: bool,
+        basis: Buffer,
+        scale: float,
+        alphabets: Buffer,
+        symbols: Buffer,
+        minima: Buffer,
+        steps: Buffer,
+        /,
+    ) -> tuple[float, float, float]:
+        """Fills symbols, minima and steps; magnitude, energy, aligned."""
+
+    def pack_class(
+        self, symbols: Buffer, class_map: Buffer, number: int, alphabet: int, sparse: bool, /
+    ) -> tuple[bytes, bytes]:
+        """Run bytes, none for a dense class, and packed symbols or values."""
+
+
+class Core(InstructionSets, Symbols, Encode, Protocol):
     """All of it."""

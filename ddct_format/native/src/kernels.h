@@ -3,6 +3,8 @@
 #ifndef DDCT_NATIVE_KERNELS_H
 #define DDCT_NATIVE_KERNELS_H
 
+#include "encode_kernels.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,6 +18,7 @@
 typedef struct kernel_table {
     /* Do `runs` stay within `count` symbols (section 7.2.5)? Counts the symbols other than 0. */
     bool (*sparse_valid)(const uint8_t *runs, uint64_t runs_size, uint64_t count, uint64_t *others);
+    const encode_table *encode;
 } kernel_table;
 
 extern const kernel_table kernels_portable;

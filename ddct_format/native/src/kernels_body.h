@@ -4,6 +4,9 @@
 #define DDCT_PORTABLE /* no dispatch inside */
 #include "../../../spec/readers/c/ddct_kernels.c"
 
+#include "encode_body.h"
+
 const kernel_table KERNEL_TABLE = {
     .sparse_valid = ddct_sparse_valid,
+    .encode = &encode_functions,
 };

@@ -1,0 +1,612 @@
+/* The loops of encode_kernels.h; included once per instruction set, by kernels_body.h. */
+#include "encode_kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=fast")
+#pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed between inlined functions only */
+#elif defined(__clang__)
+#pragma clang fp contract(fast)
+#endif
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+enum { WIDE = 16 };
+typedef float floats __attribute__((vector_size(4 * WIDE)));
+typedef int32_t integers __attribute__((vector_size(4 * WIDE)));
+typedef uint8_t octets __attribute__((vector_size(WIDE)));
+
+ALWAYS_INLINE floats load_floats(const float *from) {
+    floats value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+ALWAYS_INLINE void store_floats(float *to, floats value) { memcpy(to, &value, sizeof value); }
+
+ALWAYS_INLINE floats every(float value) { return value - (floats){0}; }
+
+ALWAYS_INLINE floats choose(integers where, floats yes, floats no) {
+    return (floats)(((integers)yes & where) | ((integers)no & ~where));
+}
+
+ALWAYS_INLINE floats absolute(floats value) { return (floats)((integers)value & 0x7FFFFFFF); }
+
+ALWAYS_INLINE double sum_floats(floats value) {
+    double sum = 0;
+    for (int i = 0; i < WIDE; i++)
+        sum += (double)value[i];
+    return sum;
+}
+
+ALWAYS_INLINE int32_t sum_integers(integers value) {
+    int32_t sum = 0;
+    for (int i = 0; i < WIDE; i++)
+        sum += value[i];
+    return sum;
+}
+
+ALWAYS_INLINE float bits_to_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+ALWAYS_INLINE float element(element_type type, const uint8_t *data, size_t i) {
+    if (type == ELEMENT_F32) {
+        float value;
+        memcpy(&value, data + 4 * i, sizeof value);
+        return value;
+    }
+    uint16_t stored;
+    memcpy(&stored, data + 2 * i, sizeof stored);
+    if (type == ELEMENT_BF16)
+        return bits_to_float((uint32_t)stored << 16);
+    /* binary16: its exponent and fraction, moved, are the number times 2^-112. */
+    float value = bits_to_float((uint32_t)(stored & 0x7FFF) << 13) * 0x1p112f;
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits |= (stored & 0x7C00) == 0x7C00 ? 0x7F800000u : 0u;
+    return bits_to_float(bits | (uint32_t)(stored & 0x8000) << 16);
+}
+
+ALWAYS_INLINE size_t element_size(element_type type) { return type == ELEMENT_F32 ? 4 : 2; }
+
+ALWAYS_INLINE void difference_of(element_type base_type, element_type type, const uint8_t *base, const uint8_t *target,
+                                 size_t count, float *out) {
+    for (size_t i = 0; i < count; i++)
+        out[i] = element(type, target, i) - element(base_type, base, i);
+}
+
+/* target - base of a row; each pair of types a loop of its own. */
+static void row_difference(const encode_band *band, size_t row, float *out) {
+    const uint8_t *base = band->base + row * band->cols * element_size(band->base_type);
+    const uint8_t *target = band->target + row * band->cols * element_size(band->target_type);
+    switch (3 * (int)band->base_type + (int)band->target_type) {
+#define PAIR(BASE, TARGET)                                                                                          \
+    case 3 * BASE + TARGET:                                                                                         \
+        difference_of(BASE, TARGET, base, target, band->cols, out);                                                 \
+        break;
+        PAIR(ELEMENT_BF16, ELEMENT_BF16)
+        PAIR(ELEMENT_BF16, ELEMENT_F16)
+        PAIR(ELEMENT_BF16, ELEMENT_F32)
+        PAIR(ELEMENT_F16, ELEMENT_BF16)
+        PAIR(ELEMENT_F16, ELEMENT_F16)
+        PAIR(ELEMENT_F16, ELEMENT_F32)
+        PAIR(ELEMENT_F32, ELEMENT_BF16)
+        PAIR(ELEMENT_F32, ELEMENT_F16)
+        PAIR(ELEMENT_F32, ELEMENT_F32)
+#undef PAIR
+    }
+}
+
+static void encode_difference(const encode_band *band, float scale, float *out, double *row_squares,
+                              double *col_squares) {
+    for (size_t row = 0; row < band->rows; row++) {
+        float *values = out + row * band->cols;
+        row_difference(band, row, values);
+        if (scale != 1.0f)
+            for (size_t c = 0; c < band->cols; c++)
+                values[c] *= scale;
+        if (row_squares == NULL)
+            continue;
+        double lanes[WIDE] = {0};
+        size_t c = 0;
+        for (; c + WIDE <= band->cols; c += WIDE)
+            for (size_t l = 0; l < WIDE; l++) {
+                double square = (double)values[c + l] * (double)values[c + l];
+                lanes[l] += square;
+                col_squares[c + l] += square;
+            }
+        double sum = 0;
+        for (; c < band->cols; c++) {
+            double square = (double)values[c] * (double)values[c];
+            sum += square;
+            col_squares[c] += square;
+        }
+        for (size_t l = 0; l < WIDE; l++)
+            sum += lanes[l];
+        row_squares[row] = sum;
+    }
+}
+
+static encode_sums encode_delta_sums(const encode_band *band) {
+    enum { PIECE = 1024 };
+    float piece[PIECE];
+    size_t count = band->rows * band->cols;
+    double energy[WIDE] = {0}, magnitude[WIDE] = {0};
+    uint32_t largest[WIDE] = {0};
+    for (size_t start = 0; start < count; start += PIECE) {
+        size_t length = count - start < PIECE ? count - start : PIECE;
+        encode_band part = *band;
+        part.base += start * element_size(band->base_type);
+        part.target += start * element_size(band->target_type);
+        part.rows = 1;
+        part.cols = length;
+        row_difference(&part, 0, piece);
+        for (size_t i = length; i % WIDE; i++)
+            piece[i] = 0;
+        for (size_t i = 0; i < length; i += WIDE)
+            for (size_t l = 0; l < WIDE; l++) {
+                uint32_t bits;
+                memcpy(&bits, &piece[i + l], sizeof bits);
+                bits &= 0x7FFFFFFF; /* a NaN is larger than infinity then */
+                largest[l] = bits > largest[l] ? bits : largest[l];
+                double value = (double)bits_to_float(bits);
+                energy[l] += value * value;
+                magnitude[l] += value;
+            }
+    }
+    encode_sums sums = {0, 0, 0, true};
+    uint32_t top = 0;
+    for (size_t l = 0; l < WIDE; l++) {
+        sums.energy += energy[l];
+        sums.magnitude += magnitude[l];
+        top = largest[l] > top ? largest[l] : top;
+    }
+    sums.largest = bits_to_float(top);
+    sums.finite = top < 0x7F800000u;
+    return sums;
+}
+
+/* A row of patches of the scaled delta, less its low-rank part: patch rows of `stride` floats, padded with zeros. */
+static void residual_rows(const encode_band *band, const quantise_plan *plan, size_t first, float *rows,
+                          size_t stride) {
+    uint32_t patch = plan->patch;
+    for (uint32_t r = 0; r < patch; r++) {
+        float *values = rows + r * stride;
+        size_t filled = first + r < band->rows ? band->cols : 0;
+        if (filled) {
+            row_difference(band, first + r, values);
+            if (plan->scale != 1.0f)
+                for (size_t c = 0; c < filled; c++)
+                    values[c] *= plan->scale;
+        }
+        memset(values + filled, 0, (stride - filled) * sizeof(float));
+    }
+    size_t height = band->rows - first < patch ? band->rows - first : patch;
+    if (!plan->rank)
+        return;
+    const float *left = plan->left + first * plan->rank;
+    for (size_t top = 0; top < height; top += 8) {
+        uint32_t count = height - top < 8 ? (uint32_t)(height - top) : 8;
+        size_t c = 0;
+        for (; c + WIDE <= band->cols && count == 8; c += WIDE) {
+            floats sums[8];
+            for (int r = 0; r < 8; r++)
+                sums[r] = load_floats(rows + (top + (size_t)r) * stride + c);
+            for (uint32_t k = 0; k < plan->rank; k++) {
+                floats factor = load_floats(plan->right + k * band->cols + c);
+                for (int r = 0; r < 8; r++)
+                    sums[r] -= left[(top + (size_t)r) * plan->rank + k] * factor;
+            }
+            for (int r = 0; r < 8; r++)
+                store_floats(rows + (top + (size_t)r) * stride + c, sums[r]);
+        }
+        for (; c < band->cols; c++)
+            for (size_t r = top; r < top + count; r++)
+                for (uint32_t k = 0; k < plan->rank; k++)
+                    rows[r * stride + c] -= left[r * plan->rank + k] * plan->right[k * band->cols + c];
+    }
+}
+
+/* The columns of a patch, in their order. */
+static void take_patch(const quantise_plan *plan, const float *rows, size_t stride, size_t cols, size_t first,
+                       float *out) {
+    uint32_t patch = plan->patch;
+    for (uint32_t r = 0; r < patch; r++) {
+        const float *row = rows + r * stride;
+        if (plan->col_order == NULL) {
+            memcpy(out + r * patch, row + first, patch * sizeof(float));
+            continue;
+        }
+        for (uint32_t c = 0; c < patch; c++)
+            out[r * patch + c] = first + c < cols ? row[plan->col_order[first + c]] : 0.0f;
+    }
+}
+
+/* matrix . in . matrix^T times a factor, of any size. */
+static void two_sided(const float *matrix, bool transposed, uint32_t size, float factor, const float *in, float *out) {
+    float once[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH];
+    size_t down = transposed ? 1 : size, along = transposed ? size : 1;
+    for (uint32_t k = 0; k < size; k++) {
+        float sums[ENCODE_MAX_PATCH] = {0};
+        for (uint32_t n = 0; n < size; n++)
+            for (uint32_t c = 0; c < size; c++)
+                sums[c] += matrix[k * down + n * along] * in[n * size + c];
+        memcpy(once + k * size, sums, size * sizeof(float));
+    }
+    for (uint32_t r = 0; r < size; r++) {
+        float sums[ENCODE_MAX_PATCH] = {0};
+        for (uint32_t n = 0; n < size; n++)
+            for (uint32_t k = 0; k < size; k++)
+                sums[k] += once[r * size + n] * matrix[k * down + n * along];
+        for (uint32_t k = 0; k < size; k++)
+            out[r * size + k] = sums[k] * factor;
+    }
+}
+
+/* The same for the mirrored matrix of size 16: even and odd rows, and of the even ones again, need half the products
+ * each. `turned` is the matrix transposed and times the factor. */
+ALWAYS_INLINE void two_sided_16(const float *matrix, const floats *turned, const float *in, float *out) {
+    floats sum[8], gap[8], sum2[4], gap2[4];
+    float once[16 * 16];
+    for (int n = 0; n < 8; n++) {
+        floats low = load_floats(in + n * 16), high = load_floats(in + (15 - n) * 16);
+        sum[n] = low + high;
+        gap[n] = low - high;
+    }
+    for (int n = 0; n < 4; n++) {
+        sum2[n] = sum[n] + sum[7 - n];
+        gap2[n] = sum[n] - sum[7 - n];
+    }
+    for (int k = 0; k < 4; k++) {
+        floats even = {0}, odd = {0};
+        for (int n = 0; n < 4; n++) {
+            even += matrix[4 * k * 16 + n] * sum2[n];
+            odd += matrix[(4 * k + 2) * 16 + n] * gap2[n];
+        }
+        store_floats(once + 4 * k * 16, even);
+        store_floats(once + (4 * k + 2) * 16, odd);
+    }
+    for (int k = 1; k < 16; k += 2) {
+        floats odd = {0};
+        for (int n = 0; n < 8; n++)
+            odd += matrix[k * 16 + n] * gap[n];
+        store_floats(once + k * 16, odd);
+    }
+    for (int r = 0; r < 16; r += 2) {
+        floats first = {0}, second = {0};
+        for (int n = 0; n < 16; n++) {
+            first += once[r * 16 + n] * turned[n];
+            second += once[(r + 1) * 16 + n] * turned[n];
+        }
+        store_floats(out + r * 16, first);
+        store_floats(out + (r + 1) * 16, second);
+    }
+}
+
+/* Sums over the patches of a row of patches, in single precision. */
+typedef struct {
+    floats energy, small, few[3]; /* Σ |v| of magnitude 0, and of 1 to 3 */
+} running_sums;
+
+/* Quantise a patch's values; its activity. */
+ALWAYS_INLINE int32_t quantise_patch(const float *values, uint32_t count, float rounding, uint8_t *symbols,
+                                     running_sums *sums, int32_t *histogram, double *many) {
+    integers activity = {0}, largest = {0}, found[3] = {{0}, {0}, {0}};
+    for (uint32_t i = 0; i < count; i += WIDE) {
+        floats value = load_floats(values + i), size = absolute(value);
+        floats shifted = size + every(rounding);
+        shifted = choose(shifted > every(127.0f), every(127.0f), shifted);
+        integers magnitude = __builtin_convertvector(shifted, integers);
+        integers above = (value > every(0.0f)) & (magnitude != 0);
+        octets symbol = __builtin_convertvector(2 * magnitude + above, octets);
+        memcpy(symbols + i, &symbol, sizeof symbol);
+        activity += magnitude;
+        integers larger = magnitude > largest;
+        largest = (magnitude & larger) | (largest & ~larger);
+        sums->energy += size * size;
+        sums->small += (floats)((integers)size & (magnitude == 0));
+        for (int m = 0; m < 3; m++) {
+            integers here = magnitude == m + 1;
+            found[m] -= here;
+            sums->few[m] += (floats)((integers)size & here);
+        }
+    }
+    int32_t top = 0, others = 0;
+    for (int l = 0; l < WIDE; l++)
+        top = largest[l] > top ? largest[l] : top;
+    for (int m = 0; m < 3; m++) {
+        histogram[m + 1] = sum_integers(found[m]);
+        others += histogram[m + 1];
+    }
+    for (int32_t m = 4; m <= top; m++)
+        histogram[m] = 0;
+    if (top > 3)
+        for (uint32_t i = 0; i < count; i++)
+            if (symbols[i] > 6) {
+                int magnitude = (symbols[i] + 1) / 2;
+                histogram[magnitude]++;
+                many[magnitude] += (double)fabsf(values[i]);
+                others++;
+            }
+    histogram[0] = (int32_t)count - others;
+    histogram[MOST_MAGNITUDES] = top;
+    return sum_integers(activity);
+}
+
+ALWAYS_INLINE void transform_values(const quantise_plan *plan, const floats *turned, const float *in, float *out) {
+    uint32_t count = plan->patch * plan->patch;
+    if (plan->analysis == NULL)
+        for (uint32_t i = 0; i < count; i++)
+            out[i] = in[i] * plan->unit;
+    else if (plan->mirrored && plan->patch == 16)
+        two_sided_16(plan->analysis, turned, in, out);
+    else
+        two_sided(plan->analysis, false, plan->patch, plan->unit, in, out);
+}
+
+ALWAYS_INLINE void turn_matrix(const quantise_plan *plan, floats *turned) {
+    if (plan->analysis != NULL && plan->patch == 16)
+        for (int n = 0; n < 16; n++)
+            for (int k = 0; k < 16; k++)
+                turned[n][k] = plan->analysis[k * 16 + n] * plan->unit;
+}
+
+static void encode_quantise(const encode_band *band, const quantise_plan *plan, float *work, quantise_result *result) {
+    uint32_t patch = plan->patch, count = patch * patch;
+    size_t across = (band->cols + patch - 1) / patch, stride = across * patch;
+    floats turned[16];
+    float taken[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH], values[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH];
+    turn_matrix(plan, turned);
+    result->energy = 0;
+    memset(result->counts, 0, (size_t)plan->bins * MOST_MAGNITUDES * sizeof *result->counts);
+    memset(result->sums, 0, MOST_MAGNITUDES * sizeof *result->sums);
+    size_t number = 0;
+    for (size_t first = 0; first < band->rows; first += patch) {
+        residual_rows(band, plan, first, work, stride);
+        running_sums sums = {{0}, {0}, {{0}, {0}, {0}}};
+        for (size_t column = 0; column < across; column++, number++) {
+            int32_t histogram[MOST_MAGNITUDES + 1];
+            take_patch(plan, work, stride, band->cols, column * patch, taken);
+            transform_values(plan, turned, taken, values);
+            int32_t activity = quantise_patch(values, count, plan->rounding, result->symbols + number * count, &sums,
+                                              histogram, result->sums);
+            result->activity[number] = activity;
+            uint32_t bin = 0;
+            while (activity && bin + 1 < plan->bins && plan->bin_edges[bin] <= activity)
+                bin++;
+            int64_t *counts = result->counts + bin * MOST_MAGNITUDES;
+            for (int32_t m = 0; m < 4 || m <= histogram[MOST_MAGNITUDES]; m++)
+                counts[m] += histogram[m];
+        }
+        for (int m = 0; m < 3; m++)
+            result->sums[m + 1] += sum_floats(sums.few[m]);
+        result->energy += sum_floats(sums.energy);
+        result->sums[0] += sum_floats(sums.small);
+    }
+}
+
+static void encode_patch_energies(const encode_band *band, uint32_t patch, float *work, double *energies) {
+    size_t across = (band->cols + patch - 1) / patch;
+    for (size_t first = 0; first < band->rows; first += patch) {
+        double *row = energies + first / patch * across;
+        memset(row, 0, across * sizeof *row);
+        for (size_t r = first; r < first + patch && r < band->rows; r++) {
+            row_difference(band, r, work);
+            for (size_t column = 0; column < across; column++) {
+                size_t stop = (column + 1) * patch < band->cols ? (column + 1) * patch : band->cols;
+                double sum = 0;
+                for (size_t c = column * patch; c < stop; c++)
+                    sum += (double)work[c] * (double)work[c];
+                row[column] += sum;
+            }
+        }
+    }
+}
+
+/* To the nearest binary16, ties to even; beyond its range the largest one. */
+ALWAYS_INLINE uint16_t to_half(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    float size = fabsf(value);
+    if (size >= 65504.0f)
+        return sign | 0x7BFF;
+    if (size < 0x1p-14f) /* multiples of 2^-24: the sum's fraction is the result */
+        size += 0.5f;
+    memcpy(&bits, &size, sizeof bits);
+    if (size >= 0.5f && fabsf(value) < 0x1p-14f)
+        return sign | (uint16_t)(bits - 0x3F000000u);
+    bits += 0xFFF + (bits >> 13 & 1);
+    return sign | (uint16_t)((bits - (112u << 23)) >> 13);
+}
+
+ALWAYS_INLINE float from_half(uint16_t stored) {
+    uint8_t bytes[2];
+    memcpy(bytes, &stored, sizeof stored);
+    return element(ELEMENT_F16, bytes, 0);
+}
+
+static void encode_affine(const encode_band *band, const quantise_plan *plan, const float *basis,
+                          const uint8_t *alphabets, float *work, affine_result *result) {
+    uint32_t patch = plan->patch, count = patch * patch;
+    size_t across = (band->cols + patch - 1) / patch, stride = across * patch;
+    floats turned[16];
+    float taken[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH], values[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH];
+    turn_matrix(plan, turned);
+    result->magnitude = result->energy = result->aligned = 0;
+    size_t number = 0;
+    for (size_t first = 0; first < band->rows; first += patch) {
+        residual_rows(band, plan, first, work, stride);
+        for (size_t column = 0; column < across; column++, number++) {
+            uint8_t *symbols = result->symbols + number * count;
+            int largest = alphabets[number] - 1;
+            if (largest <= 0) {
+                memset(symbols, 0, count);
+                result->minima[number] = result->steps[number] = 0;
+                continue;
+            }
+            take_patch(plan, work, stride, band->cols, column * patch, taken);
+            transform_values(plan, turned, taken, values);
+            float low = values[0], high = values[0];
+            for (uint32_t i = 1; i < count; i++) {
+                low = values[i] < low ? values[i] : low;
+                high = values[i] > high ? values[i] : high;
+            }
+            uint16_t minimum = to_half(low), step = to_half((high - low) / (float)largest);
+            result->minima[number] = minimum;
+            result->steps[number] = step;
+            low = from_half(minimum);
+            float width = from_half(step), inverse = width > 0 ? 1.0f / width : 0.0f;
+            for (uint32_t i = 0; i < count; i++) {
+                float ratio = (values[i] - low) * inverse + 0.5f;
+                ratio = ratio < 0 ? 0 : ratio;
+                int symbol = (int)ratio;
+                symbol = symbol > largest ? largest : symbol;
+                symbols[i] = (uint8_t)symbol;
+                values[i] = (float)symbol * width + low;
+            }
+            const float *decoded = values;
+            float restored[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH];
+            if (basis != NULL) {
+                two_sided(basis, true, patch, 1.0f, values, restored);
+                decoded = restored;
+            }
+            size_t height = band->rows - first < patch ? band->rows - first : patch;
+            size_t width_inside = band->cols - column * patch < patch ? band->cols - column * patch : patch;
+            for (size_t r = 0; r < height; r++) {
+                float magnitude = 0, energy = 0, aligned = 0;
+                for (size_t c = 0; c < width_inside; c++) {
+                    float value = decoded[r * patch + c];
+                    magnitude += fabsf(value);
+                    energy += value * value;
+                    aligned += value * taken[r * patch + c];
+                }
+                result->magnitude += (double)magnitude;
+                result->energy += (double)energy;
+                result->aligned += (double)aligned;
+            }
+        }
+    }
+}
+
+ALWAYS_INLINE void pack_bytes(const uint8_t *symbols, size_t bytes, uint32_t alphabet, uint32_t per_byte,
+                              uint8_t *out) {
+    for (size_t i = 0; i < bytes; i++) {
+        uint32_t packed = 0;
+        for (uint32_t position = per_byte; position-- > 0;)
+            packed = packed * alphabet + symbols[i * per_byte + position];
+        out[i] = (uint8_t)packed;
+    }
+}
+
+static size_t encode_pack_flat(const uint8_t *symbols, size_t count, uint32_t alphabet, uint32_t per_byte,
+                               uint8_t *out) {
+    size_t whole = count / per_byte, rest = count % per_byte;
+    switch (per_byte) {
+    case 1:
+        memcpy(out, symbols, count);
+        break;
+    case 2:
+        pack_bytes(symbols, whole, alphabet, 2, out);
+        break;
+    case 3:
+        pack_bytes(symbols, whole, alphabet, 3, out);
+        break;
+    case 4:
+        pack_bytes(symbols, whole, 4, 4, out);
+        break;
+    case 5:
+        pack_bytes(symbols, whole, 3, 5, out);
+        break;
+    default:
+        pack_bytes(symbols, whole, 2, 8, out);
+    }
+    if (rest)
+        pack_bytes(symbols + whole * per_byte, 1, alphabet, (uint32_t)rest, out + whole);
+    return whole + (rest > 0);
+}
+
+static size_t encode_pack_dense(const uint8_t *symbols, size_t values, const uint8_t *class_map, size_t patches,
+                                int number, uint32_t alphabet, uint32_t per_byte, uint8_t *out) {
+    /* As many patches as a byte holds symbols end on a byte. */
+    uint8_t staged[8 * ENCODE_MAX_PATCH * ENCODE_MAX_PATCH];
+    size_t held = 0, written = 0;
+    for (size_t i = 0; i < patches; i++) {
+        if (class_map[i] != number)
+            continue;
+        memcpy(staged + held, symbols + i * values, values);
+        held += values;
+        if (held == per_byte * values) {
+            written += encode_pack_flat(staged, held, alphabet, per_byte, out + written);
+            held = 0;
+        }
+    }
+    return written + encode_pack_flat(staged, held, alphabet, per_byte, out + written);
+}
+
+static size_t encode_count_others(const uint8_t *symbols, size_t values, const uint8_t *class_map, size_t patches,
+                                  int number, size_t *members) {
+    size_t others = 0;
+    *members = 0;
+    for (size_t i = 0; i < patches; i++) {
+        if (class_map[i] != number)
+            continue;
+        uint32_t here = 0;
+        for (size_t v = 0; v < values; v++)
+            here += symbols[i * values + v] != 0;
+        others += here;
+        *members += 1;
+    }
+    return others;
+}
+
+static size_t encode_pack_runs(const uint8_t *symbols, size_t values, const uint8_t *class_map, size_t patches,
+                               int number, uint8_t *runs, uint8_t *others) {
+    uint8_t *run = runs;
+    size_t gap = 0;
+    for (size_t i = 0; i < patches; i++) {
+        if (class_map[i] != number)
+            continue;
+        const uint8_t *patch = symbols + i * values;
+        for (size_t v = 0; v < values; v += 8) {
+            uint64_t word;
+            memcpy(&word, patch + v, sizeof word);
+            size_t passed = 0; /* symbols of the word that are behind */
+            while (word) {
+                size_t zeros = (size_t)__builtin_ctzll(word) / 8;
+                gap += zeros;
+                for (; gap >= 255; gap -= 255)
+                    *run++ = 255;
+                *run++ = (uint8_t)gap;
+                gap = 0;
+                *others++ = (uint8_t)(word >> (8 * zeros)) - 1;
+                passed += zeros + 1;
+                word = zeros == 7 ? 0 : word >> (8 * zeros + 8);
+            }
+            gap += 8 - passed;
+        }
+    }
+    return (size_t)(run - runs);
+}
+
+static const encode_table encode_functions = {
+    .difference = encode_difference,
+    .sums = encode_delta_sums,
+    .quantise = encode_quantise,
+    .patch_energies = encode_patch_energies,
+    .affine = encode_affine,
+    .pack_flat = encode_pack_flat,
+    .pack_dense = encode_pack_dense,
+    .count_others = encode_count_others,
+    .pack_runs = encode_pack_runs,
+};
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
