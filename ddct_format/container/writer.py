@@ -215,7 +215,7 @@ class ArchiveWriter:
         except ArchiveError as error:
             error.at(place=self.path)
             raise
-        stored = compress(raw)
+        stored = compress(raw, effort="max")
         stored_sizes, checksums = array("I"), array("I")
         for spool in self._spools():
             stored_sizes.extend(spool.stored_sizes)

@@ -72,7 +72,7 @@ def encode_residual(
     transform = "none" if plain else quantiser.transform
     unit = _unit(transform, patch)
     values = _coefficients(residual, grid, transform, backend).reshape(grid.count, -1) * np.float32(unit / step)
-    quantised = quantise(values, COARSE_DEAD_ZONE if coarse else DEAD_ZONE, quantiser.gain)
+    quantised = quantise(values, COARSE_DEAD_ZONE if coarse else DEAD_ZONE, quantiser.gain, fitted=not plain)
     class_map = np.zeros(grid.count, dtype=np.uint8) if plain else classify_patches(quantised.magnitudes)
 
     both_signs = [0]
@@ -94,7 +94,7 @@ def encode_residual(
         transform=transform,
         levels=tuple(levels),
         sparse=tuple(sparse),
-        scale=quantised.gain * step / (unit * quantised.grid),
+        scale=quantised.gain * step / (unit * quantised.levels_per_step),
         class_map=class_map,
         codes=tuple(codes),
         row_keys=none if row_keys is None else row_keys,

@@ -164,7 +164,7 @@ def pack(
             return _metadata(encoding, settings.name, records, files, base_hint, noise / energy if energy else 0.0)
 
         def head_size(records: Sequence[TensorRecord]) -> int:
-            return PREAMBLE_SIZE + len(compress(serialise_metadata(describe(records))))
+            return PREAMBLE_SIZE + len(compress(serialise_metadata(describe(records)), effort="max"))
 
         choose_steps(encoding, head_size, progress)
         records = []

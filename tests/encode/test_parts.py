@@ -94,7 +94,7 @@ def test_the_decoded_residual_projects_onto_the_true_one_with_coefficient_one(
     values = np.sign(values) * np.abs(values) ** np.float32(tail) / np.float32(step)
     quantised = quantise(values)
     signed = np.where(quantised.symbols % 2 == 1, 1, -1) * np.array(quantised.levels)[quantised.magnitudes]
-    decoded = quantised.gain * signed / quantised.grid
+    decoded = quantised.gain * signed / quantised.levels_per_step
     energy = float(np.square(values, dtype=np.float64).sum())
     assert 1.0 <= quantised.gain <= GAIN_LIMIT
     if 1.0 < quantised.gain < GAIN_LIMIT:
