@@ -28,6 +28,7 @@
     endpoint = "https://..."      # of services other than huggingface.co and Amazon's
     token_file = "token"          # for hf://; readable by its owner only. By default what `hf auth login` stored
     public = false                # whether a repository may be visible to everybody
+    layout = "folders"            # or "tags": how hf:// keeps checkpoints; by default as the repository does already
 
     [state]
     path = "ddct-state"           # required: the daemon's own directory, made if it is not there
@@ -54,6 +55,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ddct_format.errors import ConfigError, HubError
 from ddct_format.hub import HubOptions, check_name
@@ -125,7 +127,7 @@ def _build(document: dict[str, object], directory: Path) -> Config:
     watch = _Section(document, "watch", ("path", "settle_seconds", "plain_settle_seconds", "rescan_seconds", "events"))
     base = _Section(document, "base", ("path", "repo", "others"))
     pack = _Section(document, "pack", ("preset", "device", "threads", "nice", "memory_megabytes"))
-    hub = _Section(document, "hub", ("path", "url", "name", "endpoint", "token_file", "public"))
+    hub = _Section(document, "hub", ("path", "url", "name", "endpoint", "token_file", "public", "layout"))
     state = _Section(document, "state", ("path", "stop_seconds", "reserve_megabytes"))
     status = _Section(document, "status", ("port", "metrics"))
     return Config(
@@ -144,6 +146,7 @@ def _build(document: dict[str, object], directory: Path) -> Config:
             endpoint=hub.text("endpoint") if hub.has("endpoint") else None,
             token_file=str(directory / hub.text("token_file")) if hub.has("token_file") else None,
             public=hub.boolean("public", False),
+            layout=_layout(hub),
         ),
         base_repo=base.text("repo") if base.has("repo") else "",
         state_path=directory / state.text("path"),
@@ -175,6 +178,15 @@ def _hub_location(hub: _Section, directory: Path) -> str:
     if hub.has("path") == hub.has("url"):
         raise ConfigError("[hub] needs either path or url")
     return str(directory / hub.text("path")) if hub.has("path") else hub.text("url")
+
+
+def _layout(hub: _Section) -> Literal["folders", "tags"] | None:
+    if not hub.has("layout"):
+        return None
+    layouts: dict[str, Literal["folders", "tags"]] = {"folders": "folders", "tags": "tags"}
+    if hub.text("layout") not in layouts:
+        raise ConfigError('[hub] layout: must be "folders" or "tags"')
+    return layouts[hub.text("layout")]
 
 
 def _hub_name(hub: _Section) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Literal
 
 import click
 
 from ..errors import HubError
-from .hub_options import HUB_HELP, hub_options
+from .hub_options import HUB_HELP, hub_options, publishing_options
 from .output import json_option, print_json
 
 __all__ = ["command"]
@@ -41,13 +42,20 @@ def list_command(hub: str, endpoint: str | None, token_file: str | None, as_json
 )
 @click.argument("hub")
 @hub_options
-@click.option("--public", is_flag=True, help="The repository may be visible to everybody (hf://).")
+@publishing_options
 @json_option
-def check_command(hub: str, endpoint: str | None, token_file: str | None, public: bool, as_json: bool) -> None:
+def check_command(
+    hub: str,
+    endpoint: str | None,
+    token_file: str | None,
+    public: bool,
+    layout: Literal["folders", "tags"] | None,
+    as_json: bool,
+) -> None:
     from ..hub import HubOptions, check_hub, open_hub
 
     steps = []
-    for step in check_hub(open_hub(hub, HubOptions(endpoint, token_file, public))):
+    for step in check_hub(open_hub(hub, HubOptions(endpoint, token_file, public, layout))):
         steps.append(step)
         if not as_json:
             click.echo(f"{'ok  ' if step.problem is None else 'FAIL'}  {step.promise}")

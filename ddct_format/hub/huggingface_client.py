@@ -29,7 +29,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The main branch now: its commit, the paths in it, and whether the repository is private (None: not told)."""
+    """A branch or tag now: its commit, the paths in it, and whether the repository is private (None: not told)."""
 
     commit: str
     files: tuple[str, ...]
@@ -48,19 +48,23 @@ class Client:
         self._opened: HfApi | None = None
         self._xet: bool | None = None
 
-    def head(self) -> Head | None:
-        """The state of the main branch; None if the repository is not there (or hidden from this token)."""
-        from huggingface_hub.errors import RepositoryNotFoundError
+    def head(self, revision: str = "main") -> Head | None:
+        """The state of a branch or tag; None if there is no such tag or repository, or this token may not see it."""
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         with self._errors():
             try:
-                info = self._api.repo_info(self._repository, revision="main")
+                info = self._api.repo_info(self._repository, revision=revision)
+            except RevisionNotFoundError:
+                if revision == "main":
+                    raise
+                return None
             except RepositoryNotFoundError as error:
                 if error.response.status_code == 401:
                     raise
                 return None
         if not isinstance(info.sha, str):
-            raise HubError("the hub does not tell the commit of the main branch", place=self.location)
+            raise HubError(f"the hub does not tell the commit of {revision}", place=self.location)
         files = tuple(file.rfilename for file in info.siblings or ())  # type: ignore[union-attr]
         return Head(info.sha, files, getattr(info, "private", None))
 
@@ -77,12 +81,40 @@ class Client:
                 self._repository, operations, commit_message=message, parent_commit=parent, num_threads=1
             )
 
+    def recent_commits(self) -> list[tuple[str, str]]:
+        """Id and title of the newest commits of the main branch; none if the hub does not tell them."""
+        from huggingface_hub.utils import build_hf_headers, get_session
+
+        url = f"{self._api.endpoint}/api/models/{self._repository}/commits/main"
+        # A convenience that some hubs lack.
+        with contextlib.suppress(Exception):
+            answer = get_session().get(url, headers=build_hf_headers(token=self._api.token))
+            return [(str(item["id"]), str(item["title"])) for item in answer.json()]
+        return []
+
+    def tags(self) -> tuple[str, ...]:
+        """Names of all tags."""
+        with self._errors():
+            return tuple(tag.name for tag in self._api.list_repo_refs(self._repository).tags)
+
+    def tag(self, name: str, commit: str) -> None:
+        """Make a tag. HubError if it exists."""
+        with self._errors():
+            self._api.create_tag(self._repository, tag=name, revision=commit)
+
+    def remove_tag(self, name: str) -> None:
+        """Remove a tag; nothing happens if it is not there."""
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        with self._errors(), contextlib.suppress(RevisionNotFoundError):
+            self._api.delete_tag(self._repository, tag=name)
+
     def file_digest(self, path: str, commit: str) -> str | None:
         """sha256 of a file in large file storage, as the hub tells it; None if it does not."""
         folder = path.rpartition("/")[0]
         # Hubs without this request, or with half an answer, leave the caller to read the bytes.
         with contextlib.suppress(Exception):
-            for entry in self._api.list_repo_tree(self._repository, folder, revision=commit):
+            for entry in self._api.list_repo_tree(self._repository, folder or None, revision=commit):
                 lfs = getattr(entry, "lfs", None)
                 if entry.path == path and lfs is not None and _SHA256.fullmatch(str(lfs.sha256)):
                     return str(lfs.sha256)

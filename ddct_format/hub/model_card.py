@@ -10,7 +10,7 @@ import re
 from ddct_format.hub.notes import Notes
 from ddct_format.hub.pointer import Pointer
 
-__all__ = ["forget_checkpoint", "update_card"]
+__all__ = ["forget_checkpoint", "has_checkpoint", "update_card"]
 
 _BEGIN, _END = "<!-- ddct: checkpoints -->", "<!-- ddct: end -->"
 _TABLE_HEAD = (
@@ -37,6 +37,11 @@ def forget_checkpoint(card: str, name: str) -> str:
     """``card`` without the row of a checkpoint."""
     rows = _rows(card)
     return _with_table(card, rows) if rows.pop(name, None) is not None else card
+
+
+def has_checkpoint(card: str, name: str) -> bool:
+    """Whether ``card`` has a row for a checkpoint."""
+    return name in _rows(card)
 
 
 def _new_card(repository: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["HubOptions"]
 
@@ -17,8 +18,11 @@ class HubOptions:
         token_file: file with the access token for hf://; by default what ``hf auth login`` stored, or HF_TOKEN.
         public: whether a repository may be visible to everybody. If not, that it is private is read
             back before the first byte is sent.
+        layout: how a repository at hf:// keeps checkpoints, see ``huggingface_layout``: ``folders`` or ``tags``; by
+            default as it does already, and as folders in a new one.
     """
 
     endpoint: str | None = None
     token_file: str | None = None
     public: bool = False
+    layout: Literal["folders", "tags"] | None = None

@@ -54,9 +54,9 @@ def test_a_hub_may_be_a_url(tmp_path: Path) -> None:
 
 def test_how_to_reach_a_hub_is_kept_apart_from_where_it_is(tmp_path: Path) -> None:
     text = MINIMAL.replace('path = "hub"', 'url = "hf://acme/run"\nendpoint = "http://x"\ntoken_file = "token"')
-    config = load_config(write(tmp_path, text.replace('name = "my-run"', "public = true")))
+    config = load_config(write(tmp_path, text.replace('name = "my-run"', "public = true\nlayout = 'tags'")))
     assert (config.hub, config.hub_name) == ("hf://acme/run", "")
-    assert config.hub_options == HubOptions("http://x", str(tmp_path / "token"), public=True)
+    assert config.hub_options == HubOptions("http://x", str(tmp_path / "token"), public=True, layout="tags")
 
 
 def test_what_could_hurt_is_off_unless_it_is_asked_for(tmp_path: Path) -> None:
@@ -85,6 +85,7 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         ('path = "runs"', "", r"\[watch\] path: is required"),
         ('path = "base"', "", r"\[base\] path: is required"),
         ('path = "state"', "", r"\[state\] path: is required"),
+        ('name = "my-run"', 'layout = "heaps"', r'\[hub\] layout: must be "folders" or "tags"'),
         ('name = "my-run"', 'name = "my-run"\npublic = 1', r"\[hub\] public: must be true or false"),
         ('path = "hub"', "", r"\[hub\] needs either path or url"),
         ('path = "hub"', 'path = "hub"\nurl = "file:///x"', r"\[hub\] needs either path or url"),

@@ -39,6 +39,7 @@ def assert_as_after_a_quiet_run(world: World, server: MiniHub, *names: str) -> N
         pack(world.base, world.runs / name, quiet, device="reference")
         assert found["files"][f"{name}/model.ddct"] == hashlib.sha256(quiet.read_bytes()).hexdigest()
     assert len(found["files"]) == 2 + 2 * len(names)
+    assert found["tags"] == {}
     assert world.leftovers() == []
     assert TOKEN not in world.log.read_text()
 
@@ -117,7 +118,7 @@ def test_a_rotation_faster_than_a_slow_hub_loses_nothing_that_was_packed(world: 
     assert_as_after_a_quiet_run(world, server, "checkpoint-1", "checkpoint-2", "checkpoint-3")
 
 
-def survive_kills(world: World, server: MiniHub, kills: int) -> None:
+def survive_kills(world: World, server: MiniHub, kills: int) -> list[str]:
     """Kill daemon and workers at random moments from the start of a publication to after its end."""
     chance, names = random.Random(), []
     for number in range(1, kills + 1):
@@ -134,16 +135,26 @@ def survive_kills(world: World, server: MiniHub, kills: int) -> None:
     for name in names:
         world.wait_for_stage(name, "published")
     world.stop()
-    assert_as_after_a_quiet_run(world, server, *names)
+    return names
 
 
 def test_kill_9_while_publishing_loses_nothing_and_commits_nothing_twice(world: World, server: MiniHub) -> None:
-    survive_kills(world, server, 3)
+    assert_as_after_a_quiet_run(world, server, *survive_kills(world, server, 3))
+
+
+def test_kill_9_while_publishing_with_tags_makes_one_commit_and_one_tag_each(world: World, server: MiniHub) -> None:
+    configure(world, server, 'layout = "tags"')
+    names = survive_kills(world, server, 3)
+    found = server.repository()
+    assert sorted(found["titles"]) == sorted(["initial commit", ATTRIBUTES, *(f"Publish {name}" for name in names)])
+    assert found["tags"] == {name: f"Publish {name}" for name in names}
+    assert sorted(found["files"]) == [".gitattributes", "README.md", "ddct.json", "model.ddct"]
+    assert world.leftovers() == []
 
 
 @pytest.mark.slow
 def test_kill_9_at_very_many_moments_while_publishing(world: World, server: MiniHub) -> None:
-    survive_kills(world, server, 50)
+    assert_as_after_a_quiet_run(world, server, *survive_kills(world, server, 50))
 
 
 def test_a_hub_that_ignores_privacy_gets_nothing(world: World, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """A small Hugging Face Hub for tests: models only, in memory, large files on disk, on loopback.
 
 ``python minihub.py ROOT [--xet] [--weak] [--public] [--no-races]`` prints its URL in one line and serves until it
-is killed. ``--xet``: uploads go to a local Xet store. ``--weak``: no tree and paths-info requests, no ``oid`` in
-commits. ``--public``: repositories are public, whatever was asked for. ``--no-races``: parent commits are ignored.
+is killed. ``--xet``: uploads go to a local Xet store. ``--weak``: no tree, commits and paths-info requests, no
+``oid`` in commits. ``--public``: repositories are public, whatever was asked for. ``--no-races``: parent commits are
+ignored.
 
 Requests for tests alone, without a token: ``POST /_fault`` adds a fault, a JSON object with ``match`` (regular
 expression on "METHOD path"), ``mode``, ``times`` and what the mode needs:
@@ -120,10 +121,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.create()
         if match := re.fullmatch(rf"/({NAME})\.git/info/lfs/objects/batch", path):
             return self.batch()
-        if match := re.fullmatch(rf"/api/models/({NAME})(?:/([\w-]+)(?:/([^/]+)(?:/(.*))?)?)?", path):
-            return self.repository_request(match[1], match[2] or "revision", match[3] or "main", match[4] or "")
-        if match := re.fullmatch(rf"/({NAME})/resolve/([^/]+)/(.+)", path):
-            return self.resolve(match[1], match[2], match[3])
+        raw = urlsplit(self.path).path  # in which a revision has no "/"
+        if match := re.fullmatch(rf"/api/models/({NAME})(?:/([\w-]+)(?:/([^/]+)(?:/(.*))?)?)?", raw):
+            revision, rest = unquote(match[3] or "main"), unquote(match[4] or "")
+            return self.repository_request(match[1], match[2] or "revision", revision, rest)
+        if match := re.fullmatch(rf"/({NAME})/resolve/([^/]+)/(.+)", raw):
+            return self.resolve(match[1], unquote(match[2]), unquote(match[3]))
         self.read_body()
         return self.refuse(404, "", "no such request")
 
@@ -178,10 +181,22 @@ class Handler(BaseHTTPRequestHandler):
         if repository is None:
             self.read_body()
             return self.refuse(404, "RepoNotFound", "Repository not found")
+        if request == "tag" and self.command == "DELETE":
+            if repository.tags.pop(revision, None) is None:
+                return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return self.send_json({})
         commit = repository.resolve(revision)
         if commit is None:
             self.read_body()
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        if request == "tag":
+            with self.server.lock:
+                problem = repository.tag(json.loads(self.read_body())["tag"], commit)
+            return self.refuse(409, "", problem) if problem else self.send_json({})
+        if request == "refs":
+            return self.send_json({"branches": [], "converts": [], "tags": repository.tag_refs()})
+        if request == "commits" and not self.server.options.weak:
+            return self.send_json(repository.newest_commits())
         if request == "preupload":
             return self.preupload(repository, commit)
         if request == "commit":
@@ -319,6 +334,7 @@ class Handler(BaseHTTPRequestHandler):
                         name: {
                             "titles": repository.titles(),
                             "private": repository.private,
+                            "tags": {tag: repository.commits[oid]["title"] for tag, oid in repository.tags.items()},
                             "files": {
                                 path: stored.get("oid") or hashlib.sha256(stored["bytes"]).hexdigest()
                                 for path, stored in repository.tree.items()

@@ -29,6 +29,7 @@ class Repository:
     private: bool
     commits: dict[str, dict[str, Any]] = field(default_factory=dict)
     head: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         attributes = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
@@ -48,7 +49,26 @@ class Repository:
     def resolve(self, revision: str) -> str | None:
         if revision in ("main", "refs/heads/main"):
             return self.head
-        return revision if revision in self.commits else None
+        return revision if revision in self.commits else self.tags.get(revision)
+
+    def tag(self, name: str, commit: str) -> str | None:
+        """Make a tag; why it cannot be, if so. Like directories and files, tags cannot lie in one another."""
+        for other in self.tags:
+            if other == name or other.startswith(name + "/") or name.startswith(other + "/"):
+                return f"Tag {other} exists"
+        self.tags[name] = commit
+        return None
+
+    def tag_refs(self) -> list[dict[str, str]]:
+        return [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": commit} for tag, commit in self.tags.items()]
+
+    def newest_commits(self) -> list[dict[str, str]]:
+        """One page of them."""
+        found, commit = [], self.head
+        while commit and len(found) < 50:
+            found.append({"id": commit, "title": self.commits[commit]["title"]})
+            commit = self.commits[commit]["parent"]
+        return found
 
     def entry(self, commit: str, path: str) -> dict[str, Any]:
         """As the tree and paths-info requests show a file."""
