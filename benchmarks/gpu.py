@@ -28,18 +28,25 @@ from safetensors.torch import load_file, save_file
 
 from ddct_format import apply
 from ddct_format.backends.cuda.digest import tensor_digests
-from ddct_format.backends.cuda.layer import DeviceLayer, LayerPlan, plan_layer
+from ddct_format.backends.cuda.fused import FusedPlan
+from ddct_format.backends.cuda.layer import LayerPlan, plan_layer
 from ddct_format.codec.dctq import DctqParams, StoredPayload, split_payload
 from ddct_format.codec.patches import PatchGrid
+from ddct_format.codec.symbols import symbols_per_byte
 from ddct_format.container.digest import model_id
 from ddct_format.container.records import Layer, Metadata, ShardRecord, TensorRecord, target_ids
 from ddct_format.container.writer import ArchiveWriter
 
 LEVELS = ((0,), (0, 18, -18), (0, 18, -18))
 SHARES = (0.2, 0.5, 0.3)
-"""Zero, dense ternary and sparse patches: the shape of the ``balanced`` preset."""
+"""Patches of nothing, dense ternary and sparse ternary symbols: what ``balanced`` writes at its best."""
+FULL_LEVELS = ((0,), (0, 14, -14), (0, 14, -14, 29, -29))
+FULL_SHARES = (0.2, 0.5, 0.3)
+"""All that ``balanced`` uses on real models: sparse classes, 16 low-rank terms, rows and columns by key."""
 DENSITY = 0.04
 """Share of the sparse classes' symbols that are not 0."""
+
+KINDS = ("balanced", "balanced rank 16", "balanced full", "paper")
 
 LLAMA = {
     "7B": (
@@ -52,7 +59,7 @@ LLAMA = {
 
 
 def synthetic_layer(kind: str, rows: int, cols: int, seed: int = 0) -> tuple[DctqParams, StoredPayload]:
-    """A random valid layer: ``balanced``, ``balanced rank 16`` or ``paper``."""
+    """A random valid layer of one of KINDS."""
     random = np.random.default_rng(seed)
     grid = PatchGrid(rows, cols, 16)
     parts: list[npt.NDArray[np.uint8]] = []
@@ -75,31 +82,42 @@ def synthetic_layer(kind: str, rows: int, cols: int, seed: int = 0) -> tuple[Dct
         parts.append(dense(coded * 256, 4, 4))
         return params, split_payload(params, np.concatenate(parts))
 
-    rank = 16 if kind.endswith("rank 16") else 0
-    params = DctqParams(grid, "dct", "levels", LEVELS, (2,), rank)
-    class_map = random.choice(3, grid.count, p=SHARES).astype(np.uint8)
+    def sparse(count: int) -> npt.NDArray[np.uint8]:
+        runs = random.geometric(DENSITY, int(count * DENSITY)) - 1
+        long_runs = runs // 255
+        stored = np.full(int((long_runs + 1).sum()), 255, dtype=np.uint8)
+        stored[np.cumsum(long_runs + 1) - 1] = runs % 255
+        reach = np.cumsum(stored.astype(np.int64) + (stored != 255))
+        return stored[: np.searchsorted(reach, count, side="right")]
+
+    full = kind == "balanced full"
+    rank = 16 if full or kind.endswith("rank 16") else 0
+    levels = FULL_LEVELS if full else LEVELS
+    params = DctqParams(grid, "dct", "levels", levels, (1, 2) if full else (2,), rank, full, full)
+    class_map = random.choice(3, grid.count, p=FULL_SHARES if full else SHARES).astype(np.uint8)
     counts = np.bincount(class_map, minlength=3) * 256
-    values = int(counts[2] * DENSITY)
-    runs = random.geometric(DENSITY, values) - 1
-    long_runs = runs // 255
-    stored = np.full(int((long_runs + 1).sum()), 255, dtype=np.uint8)
-    stored[np.cumsum(long_runs + 1) - 1] = runs % 255
-    reach = np.cumsum(stored.astype(np.int64) + (stored != 255))
-    stored = stored[: np.searchsorted(reach, counts[2], side="right")]
     parts.append(np.array([0, 1e-7, 1e-7] + [1e-9] * (rank > 0), dtype="<f4").view(np.uint8))
     if rank:
         parts.append((20000 * 0.85 ** np.arange(rank)).astype("<u2").view(np.uint8))
+    if full:
+        parts += [random.binomial(6, 0.4, n).astype(np.uint8) for n in (rows, cols)]
+    if rank:
         parts += [random.integers(0, 256, n * rank).astype(np.uint8) for n in (rows, cols)]
-    parts += [class_map, np.array([stored.size], dtype="<u4").view(np.uint8), dense(int(counts[1]), 3, 5), stored]
-    parts.append(dense(int((stored != 255).sum()), 2, 8))
+    runs = [sparse(int(counts[number])) for number in params.sparse]
+    parts += [class_map, np.array([run.size for run in runs], dtype="<u4").view(np.uint8)]
+    if not full:
+        parts.append(dense(int(counts[1]), 3, 5))
+    for number, run in zip(params.sparse, runs, strict=True):
+        alphabet = len(levels[number]) - 1
+        parts += [run, dense(int((run != 255).sum()), alphabet, symbols_per_byte(alphabet))]
     return params, split_payload(params, np.concatenate(parts))
 
 
-def upload(plan: LayerPlan) -> torch.Tensor:
-    head = np.empty(plan.scratch_at, dtype=np.uint8)
+def upload(plan: LayerPlan | FusedPlan) -> torch.Tensor:
+    head = np.empty(plan.upload_size, dtype=np.uint8)
     plan.write(head)
     buffer = torch.empty(plan.size, dtype=torch.uint8, device="cuda")
-    buffer[: plan.scratch_at].copy_(torch.from_numpy(head))
+    buffer[: plan.upload_size].copy_(torch.from_numpy(head))
     return buffer
 
 
@@ -147,12 +165,12 @@ def buffers(rows: int, cols: int) -> list[torch.Tensor]:
 def measure_decode(kind: str, rows: int, cols: int) -> tuple[int, float, float]:
     """Bytes that must move, seconds of the decoding kernel, seconds with all that prepares it."""
     params, stored = synthetic_layer(kind, rows, cols)
-    plan = plan_layer(params, stored)
+    plan = plan_layer(params, stored, torch.device("cuda", 0))
     buffer = upload(plan)
-    bases = buffers(rows, cols)
-    layer = DeviceLayer(plan, buffer)
-    alone = seconds([lambda base=base: layer.apply(base, "BF16", base, "BF16") for base in bases])
-    whole = seconds([lambda base=base: DeviceLayer(plan, buffer).apply(base, "BF16", base, "BF16") for base in bases])
+    pairs = [(base, torch.empty_like(base)) for base in buffers(rows, cols)]
+    layer = plan.build(buffer)
+    alone = seconds([lambda pair=pair: layer.apply(pair[0], "BF16", pair[1], "BF16") for pair in pairs])
+    whole = seconds([lambda pair=pair: plan.build(buffer).apply(pair[0], "BF16", pair[1], "BF16") for pair in pairs])
     return stored.payload.size + 4 * rows * cols, alone, whole
 
 
@@ -161,7 +179,7 @@ def kernels(copy: float) -> None:
         "| operation | weights | bytes/weight | Gweights/s | TB/s | of copy | of copy, all |\n"
         "|---|---|---|---|---|---|---|"
     )
-    for kind in ("balanced", "balanced rank 16", "paper"):
+    for kind in KINDS:
         for rows, cols in ((8192, 8192), (28672, 8192)):
             size, alone, whole = measure_decode(kind, rows, cols)
             weights = rows * cols
@@ -175,7 +193,7 @@ def kernels(copy: float) -> None:
 def mixes(copy: float) -> None:
     print("| model | preset | ms decode | of copy | ms all | of copy, all |\n|---|---|---|---|---|---|")
     for model, shapes in LLAMA.items():
-        for kind in ("balanced", "balanced rank 16", "paper"):
+        for kind in KINDS:
             total = alone = whole = 0.0
             for shape in sorted(set(shapes)):
                 parts = [shapes.count(shape) * value for value in measure_decode(kind, *shape)]
@@ -200,8 +218,8 @@ def swap(copy: float) -> None:
         before = dict(zip(names, tensor_digests([model[name] for name in names]), strict=True))
         tuned = {name: tensor.clone() for name, tensor in model.items()}
         for name, shape in zip(names, shapes, strict=True):
-            plan = plan_layer(*layers[shape])
-            DeviceLayer(plan, upload(plan)).apply(tuned[name], "BF16", tuned[name], "BF16")
+            plan = plan_layer(*layers[shape], torch.device("cuda", 0))
+            plan.build(upload(plan)).apply(tuned[name], "BF16", tuned[name], "BF16")
         after = dict(zip(names, tensor_digests([tuned[name] for name in names]), strict=True))
         save_file(tuned, full)
         del tuned

@@ -20,6 +20,7 @@ from ..pipeline.archive import Archive, open_archive
 from ..pipeline.parallel import default_threads, map_ordered
 
 if TYPE_CHECKING:
+    from ..backends.cuda.fused import FusedPlan
     from ..backends.cuda.layer import LayerPlan
 
 __all__ = ["AppliedArchive", "apply"]
@@ -107,7 +108,7 @@ class _Prepared:
     """A tensor's result in host memory, or the plan of its only layer and the buffer to upload."""
 
     result: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None
-    plan: LayerPlan | None = None
+    plan: LayerPlan | FusedPlan | None = None
     staged: torch.Tensor | None = None
 
 
@@ -185,8 +186,8 @@ def _prepare(archive: Archive, record: TensorRecord, tensor: torch.Tensor) -> _P
 
         payload = np.frombuffer(archive.reader.payload(record.name, 0), dtype=np.uint8)
         params = dctq.DctqParams.parse(first.params, record.elements)
-        plan = plan_layer(params, dctq.split_payload(params, payload))
-        staged = torch.empty(plan.scratch_at, dtype=torch.uint8, pin_memory=True)
+        plan = plan_layer(params, dctq.split_payload(params, payload), tensor.device)
+        staged = torch.empty(plan.upload_size, dtype=torch.uint8, pin_memory=True)
         plan.write(staged.numpy())
         return _Prepared(plan=plan, staged=staged)
     data = None if first.codec == raw.NAME else _host_bytes(tensor)
@@ -202,11 +203,9 @@ def _write(tensor: torch.Tensor, item: _Prepared, dtype: str) -> None:
         source = torch.frombuffer(bytearray(item.result), dtype=tensor.dtype) if item.result.size else tensor
         tensor.copy_(source.view(tensor.shape))
         return
-    from ..backends.cuda.layer import DeviceLayer
-
     buffer = torch.empty(item.plan.size, dtype=torch.uint8, device=tensor.device)
-    buffer[: item.plan.scratch_at].copy_(item.staged, non_blocking=True)
-    layer = DeviceLayer(item.plan, buffer)
+    buffer[: item.plan.upload_size].copy_(item.staged, non_blocking=True)
+    layer = item.plan.build(buffer)
     flat = tensor.contiguous()
     layer.apply(flat, dtype, flat, dtype)
     if flat.data_ptr() != tensor.data_ptr():

@@ -21,10 +21,10 @@ def _pick(random: np.random.Generator, high: int, shape: Any, dtype: str) -> npt
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> tuple[DctqParams, DctqPayload]:
+def layers(draw: st.DrawFn, patches: tuple[int, ...] = (8, 16, 32)) -> tuple[DctqParams, DctqPayload]:
     """A layer with valid parameters and random contents."""
     rows, cols = draw(st.integers(1, 70)), draw(st.integers(1, 70))
-    grid = PatchGrid(rows, cols, draw(st.sampled_from((8, 16, 32))))
+    grid = PatchGrid(rows, cols, draw(st.sampled_from(patches)))
     quantiser = draw(st.sampled_from(("levels", "affine")))
     if quantiser == "affine":
         one_class = st.integers(1, 17).map(lambda alphabet: tuple(range(alphabet)))

@@ -13,6 +13,7 @@ from ...codec.patches import PatchGrid
 from ...codec.transform import analysis_matrix
 from ..numpy_encoder import NumpyEncoder
 from ..torch_cpu import TorchCpuBackend
+from .fused import FusedLayer
 from .layer import BITS, DeviceLayer, plan_layer
 
 __all__ = ["CudaBackend"]
@@ -107,13 +108,13 @@ class CudaBackend(NumpyEncoder):
         result: npt.NDArray[np.uint8] = after.cpu().numpy()
         return result
 
-    def _layer(self, params: DctqParams, stored: StoredPayload) -> DeviceLayer:
-        plan = plan_layer(params, stored)
-        head = np.empty(plan.scratch_at, dtype=np.uint8)
+    def _layer(self, params: DctqParams, stored: StoredPayload) -> DeviceLayer | FusedLayer:
+        plan = plan_layer(params, stored, self.device)
+        head = np.empty(plan.upload_size, dtype=np.uint8)
         plan.write(head)
         buffer = self._empty(plan.size)
-        buffer[: plan.scratch_at].copy_(torch.from_numpy(head))
-        return DeviceLayer(plan, buffer)
+        buffer[: plan.upload_size].copy_(torch.from_numpy(head))
+        return plan.build(buffer)
 
     def _empty(self, size: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self.device)

@@ -13,12 +13,14 @@ from ...codec.dctq import DctqParams, StoredPayload
 from ...codec.symbols import symbols_per_byte
 from .class_index import index_patches
 from .decode import TILE_COLS, TILE_ROWS, decode_tiles
+from .fused import FusedPlan, plan_fused
 from .launch import launch
+from .nvrtc import find_nvrtc
 from .repack import repack_symbols
 from .sparse import expand_runs
 from .tables import basis_tiles, byte_table, level_table, needs_parts, ones_tile, symbol_width
 
-__all__ = ["BITS", "DeviceLayer", "LayerPlan", "plan_layer"]
+__all__ = ["BITS", "DeviceLayer", "LayerPlan", "plan_layer", "plan_portable"]
 
 BITS = {"BF16": torch.int16, "F16": torch.int16, "F32": torch.int32}
 """The integer type in which the kernels see elements."""
@@ -34,8 +36,8 @@ _READ_BEYOND = 256
 class LayerPlan:
     """Where everything lies in the one buffer that a layer needs on the device.
 
-    The buffer holds the payload; from ``streams_at`` on the table of streams, int64 [classes, 2]; from ``scratch_at``
-    on symbols of fixed width, made on the device; in all ``size`` bytes. The first ``scratch_at`` bytes are uploaded.
+    The buffer holds the payload; from ``streams_at`` on the table of streams, int64 [classes, 2]; from ``upload_size``
+    on symbols of fixed width, made on the device; in all ``size`` bytes. The first ``upload_size`` bytes are uploaded.
 
     Attributes:
         streams: see ``class_index.index_patches``.
@@ -48,18 +50,28 @@ class LayerPlan:
     streams: npt.NDArray[np.int64]
     stops: tuple[int, ...]
     streams_at: int
-    scratch_at: int
+    upload_size: int
     size: int
     limbs: int
 
     def write(self, buffer: npt.NDArray[np.uint8]) -> None:
         """Fill the part that is uploaded."""
         buffer[: self.stored.payload.size] = self.stored.payload
-        buffer[self.streams_at : self.scratch_at] = self.streams.reshape(-1).view(np.uint8)
+        buffer[self.streams_at : self.upload_size] = self.streams.reshape(-1).view(np.uint8)
+
+    def build(self, buffer: torch.Tensor) -> DeviceLayer:
+        """Make the layer of an uploaded buffer, uint8 [size]."""
+        return DeviceLayer(self, buffer)
 
 
-def plan_layer(params: DctqParams, stored: StoredPayload) -> LayerPlan:
-    """Lay out the buffer of a checked payload. Needs no device."""
+def plan_layer(params: DctqParams, stored: StoredPayload, device: torch.device) -> LayerPlan | FusedPlan:
+    """Lay out the buffer of a checked payload, for the kernels in CUDA C++ where they can decode it, else in Triton."""
+    plan = plan_fused(params, stored) if find_nvrtc(device) else None
+    return plan or plan_portable(params, stored)
+
+
+def plan_portable(params: DctqParams, stored: StoredPayload) -> LayerPlan:
+    """Lay out the buffer of a checked payload for the kernels in Triton. Needs no device."""
     streams = np.zeros((len(params.levels), 2), dtype=np.int64)
     streams_at = _aligned(max(stored.payload.size, _READ_BEYOND))
     scratch_at = position = streams_at + streams.nbytes
@@ -80,7 +92,7 @@ class DeviceLayer:
     """A layer that is ready to be applied to any number of base tensors' ranges of rows.
 
     Args:
-        buffer: uint8 [plan.size] on the device, aligned to 8 bytes, its first ``plan.scratch_at`` bytes as
+        buffer: uint8 [plan.size] on the device, aligned to 8 bytes, its first ``plan.upload_size`` bytes as
             :meth:`LayerPlan.write` fills them; the rest is overwritten here.
     """
 
@@ -89,7 +101,7 @@ class DeviceLayer:
         self._buffer = buffer
         self._device = buffer.device
         params = plan.params
-        buffer[plan.scratch_at : plan.scratch_at + _READ_BEYOND].zero_()
+        buffer[plan.upload_size : plan.upload_size + _READ_BEYOND].zero_()
         for number, levels in enumerate(params.levels):
             if len(levels) > 1:
                 self._unpack_class(number, levels)
@@ -97,7 +109,7 @@ class DeviceLayer:
         self._scales = self._section("scales").view(torch.float32)
         self._place, self._step, self._minimum = index_patches(
             self._section("class_map") if len(params.levels) > 1 else None,
-            buffer[plan.streams_at : plan.scratch_at].view(torch.int64).view(-1, 2),
+            buffer[plan.streams_at : plan.upload_size].view(torch.int64).view(-1, 2),
             self._scales,
             self._section("ranges") if affine else None,
             params.grid.count,

@@ -1,0 +1,333 @@
+"""dctq.v1 with patches of 16 × 16 in CUDA C++: the plan of a layer, and its three launches (see ``decode.cu``)."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ...codec.dctq import DctqParams, StoredPayload
+from ...codec.transform import basis_matrix
+from .nvrtc import Kernels, load_kernels
+from .part import Part
+
+__all__ = ["FusedLayer", "FusedPlan", "plan_fused"]
+
+_SOURCE = Path(__file__).with_name("decode.cu")
+_TYPES = {"none": 0, "BF16": 1, "F16": 2, "F32": 3}
+_SIZES = {"none": 4, "BF16": 2, "F16": 2, "F32": 4}
+_PATCH = 16
+# As in decode.cu.
+_THREADS, _MAP_BLOCK, _RUN_BLOCK, _DENSE_BLOCK, _FILL_BLOCK = 256, 4096, 4096, 256 * 16, 256 * 64
+_STRIP, _MOST_ACROSS, _CENTRE, _SPLIT = 4, 65536, 2, 4
+_READ_BEYOND = 256
+"""Bytes after the symbols of a class into which the last 16 packed bytes may spill."""
+_LARGEST_FACTOR = 1 << 11
+"""Up to which float16 holds every integer."""
+_WORD_UNIT = 64
+_CLASS = np.dtype([("levels", "u1", 8), ("factor", "<f4"), ("words", "<u4"), ("code", "<u4"), ("unused", "<u4", 3)])
+_STREAM = (
+    "packed", "packed_size", "runs", "runs_size", "words", "words_size", "totals", "levels", "alphabet", "width",
+    "prepare_blocks", "place_blocks",
+)  # fmt: skip
+_LAYER = (
+    "rows", "cols", "down", "across", "patches", "class_map", "classes", "class_table", "streams", "stream_count",
+    "map_blocks", "counts", "places", "ranges", "coded", "multipliers", "left", "right", "rank", "padded_rank",
+    "left_limbs", "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "scales",
+    "low_rank_scale", "basis", "base", "result", "stride", "row_first", "row_stop", "col_first", "col_stop", "split",
+)  # fmt: skip
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in _LAYER]
+
+
+@dataclass(frozen=True, slots=True)
+class FusedPlan:
+    """Where everything lies in the one buffer that a layer needs on the device.
+
+    Attributes:
+        head: tables that describe the layer: the first bytes of the buffer.
+        copies: sections of the payload and their places in the buffer.
+        upload_size: bytes that :meth:`write` fills.
+        size: bytes in all.
+        fields: of the kernels' argument; those of ``places`` are relative to the buffer.
+        places: names of fields that are places in the buffer.
+        prepare_blocks, place_blocks: sizes of two launches.
+        limbs: bytes in which a multiplier times a left factor is held; 0 without a low-rank part.
+    """
+
+    params: DctqParams
+    stored: StoredPayload
+    head: npt.NDArray[np.uint8]
+    copies: tuple[tuple[int, int, int], ...]
+    upload_size: int
+    size: int
+    fields: dict[str, int]
+    places: tuple[str, ...]
+    prepare_blocks: int
+    place_blocks: int
+    limbs: int
+
+    def write(self, buffer: npt.NDArray[np.uint8]) -> None:
+        """Fill the part that is uploaded."""
+        buffer[: self.head.size] = self.head
+        for start, stop, place in self.copies:
+            buffer[place : place + stop - start] = self.stored.payload[start:stop]
+
+    def build(self, buffer: torch.Tensor) -> FusedLayer:
+        """Make the layer of an uploaded buffer, uint8 [size]."""
+        return FusedLayer(self, buffer)
+
+
+def fits(params: DctqParams) -> bool:
+    """Whether these kernels decode such layers."""
+    grid = params.grid
+    return (
+        grid.patch == _PATCH
+        and max(grid.rows, grid.cols, grid.count) < 1 << 31
+        and not (params.col_keys and grid.across > _MOST_ACROSS)
+    )
+
+
+class _Layout:
+    """Hands out places in a buffer."""
+
+    def __init__(self, start: int) -> None:
+        self.end = start
+
+    def take(self, size: int, alignment: int = 16) -> int:
+        place = -(-self.end // alignment) * alignment
+        self.end = place + size
+        return place
+
+
+def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
+    """Lay out the buffer of a checked payload; None if the kernels cannot decode it. Needs no device."""
+    if not fits(params):
+        return None
+    grid, classes, affine = params.grid, len(params.levels), params.quantiser == "affine"
+    coded_classes = [number for number, alphabet in enumerate(params.alphabets) if alphabet > 1]
+    layout = _Layout(0)
+    layout.take(classes * _CLASS.itemsize)
+    streams_at = layout.take(len(coded_classes) * 8 * len(_STREAM))
+    wide = {number: layout.take(len(params.levels[number])) for number in coded_classes if _width(params, number) == 8}
+    head = np.zeros(layout.end, dtype=np.uint8)
+
+    copies: list[tuple[int, int, int]] = []
+
+    def upload(start: int, stop: int) -> int:
+        copies.append((start, stop, layout.take(stop - start)))
+        return copies[-1][2] if stop > start else 0
+
+    fields = {name: upload(*stored.sections[name]) for name in
+              ("scales", "multipliers", "row_keys", "col_keys", "left", "right", "class_map", "ranges")}  # fmt: skip
+    packed = {number: upload(*stored.codes[number].packed) for number in coded_classes}
+    runs = {number: upload(*(stored.codes[number].runs or (0, 0))) for number in coded_classes}
+    upload_size = layout.take(0, 64)
+
+    table = head[: classes * _CLASS.itemsize].view(_CLASS)
+    table["levels"] = 128
+    streams = head[streams_at : streams_at + len(coded_classes) * 8 * len(_STREAM)].view("<i8")
+    streams = streams.reshape(-1, len(_STREAM))
+    split = affine and max(params.alphabets) > 2 * _CENTRE
+    prepare_blocks = place_blocks = 0
+    for place, number in enumerate(coded_classes):
+        levels, codes, width = params.levels[number], stored.codes[number], _width(params, number)
+        code, values, factor = {2: 1, 4: 2, 8: 3}[width], np.array(levels, dtype=np.int64), 1
+        if not affine:
+            values, factor = _divided(params.transform, values)
+            code |= 0 if factor else _SPLIT
+        if width == 8:
+            head[wide[number] : wide[number] + len(levels)] = values + 128
+        else:
+            table["levels"][number, : len(levels)] = values + 128
+        words = codes.symbols * width // 8
+        words_at = layout.take(words + _READ_BEYOND, _WORD_UNIT)
+        table["factor"][number], table["code"][number] = factor or 1, code
+        table["words"][number] = words_at // _WORD_UNIT
+        run_blocks = _blocks(codes.runs[1] - codes.runs[0], _RUN_BLOCK) if codes.runs else 0
+        filled = -(-words // 16) * 16
+        packed_size = codes.packed[1] - codes.packed[0]
+        own = run_blocks + _blocks(filled, _FILL_BLOCK) if codes.runs else _blocks(packed_size, _DENSE_BLOCK)
+        # A sparse class may have no runs at all: it is recognised by its place, which is never 0.
+        runs_at = (runs[number] or upload_size) if codes.runs else 0
+        streams[place] = (
+            packed[number], packed_size, runs_at, codes.runs[1] - codes.runs[0] if codes.runs else 0, words_at, filled,
+            layout.take(16 * run_blocks), wide.get(number, 0), len(levels), width, own, run_blocks,
+        )  # fmt: skip
+        prepare_blocks, place_blocks = prepare_blocks + own, place_blocks + run_blocks
+    if layout.end >> 6 >= 1 << 29:
+        return None
+
+    map_blocks = _blocks(grid.count, _MAP_BLOCK)
+    limbs = _limbs(params, stored)
+    padded = -(-params.rank // 16) * 16
+    fields |= {
+        "rows": grid.rows, "cols": grid.cols, "down": grid.down, "across": grid.across, "patches": grid.count,
+        "classes": classes, "streams": streams_at, "stream_count": len(coded_classes), "map_blocks": map_blocks,
+        "coded": (stored.sections["ranges"][1] - stored.sections["ranges"][0]) // 4, "rank": params.rank,
+        "padded_rank": padded, "split": int(split), "class_table": 0,
+        "counts": layout.take(4 * map_blocks * (classes + 1)), "places": layout.take(8 * grid.count),
+        "left_limbs": layout.take(limbs * grid.rows * padded), "right_rows": layout.take(grid.cols * padded),
+        "row_order": layout.take(4 * grid.rows) if params.row_keys else 0,
+        "col_order": layout.take(4 * grid.cols) if params.col_keys else 0,
+        "col_place": layout.take(4 * grid.cols) if params.col_keys else 0,
+        "low_rank_scale": fields["scales"] + stored.sections["scales"][1] - stored.sections["scales"][0] - 4,
+    }  # fmt: skip
+    prepare_blocks += int(params.row_keys) + int(params.col_keys) + (map_blocks if classes > 1 else 0)
+    if limbs:
+        prepare_blocks += _blocks(grid.rows, _THREADS) + _blocks(grid.cols, _THREADS)
+    return FusedPlan(
+        params, stored, head, tuple(copies), upload_size, layout.take(0, 64), fields,
+        ("class_map", "streams", "counts", "places", "ranges", "multipliers", "left", "right", "left_limbs",
+         "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "scales", "low_rank_scale"),
+        prepare_blocks, map_blocks + place_blocks, limbs,
+    )  # fmt: skip
+
+
+class FusedLayer:
+    """A layer that is ready to be applied.
+
+    Args:
+        buffer: uint8 [plan.size] on the device, its first ``plan.upload_size`` bytes as :meth:`FusedPlan.write` fills
+            them; the rest is overwritten here.
+    """
+
+    def __init__(self, plan: FusedPlan, buffer: torch.Tensor) -> None:
+        self._plan, self._buffer, self._device = plan, buffer, buffer.device
+        address = buffer.data_ptr()
+        self._argument = _Layer(**plan.fields)
+        for name in plan.places:
+            if plan.fields[name]:
+                setattr(self._argument, name, address + plan.fields[name])
+        self._argument.class_table = address
+        with torch.cuda.device(self._device):
+            self._basis = _basis_table(plan.params.transform, self._device)
+            self._argument.basis = self._basis.data_ptr()
+            kernels = self._kernels("BF16", "BF16", vector=True)
+            kernels.launch("prepare", plan.prepare_blocks, _THREADS, self._argument)
+            kernels.launch("place", plan.place_blocks, _THREADS, self._argument)
+
+    def delta(self) -> torch.Tensor:
+        """The decoded delta, float32 [rows, cols]."""
+        grid = self._plan.params.grid
+        result = torch.empty((grid.rows, grid.cols), dtype=torch.float32, device=self._device)
+        self._decode(result, "none", result, "F32", Part.whole(grid))
+        return result
+
+    def apply(
+        self, base: torch.Tensor, base_dtype: str, result: torch.Tensor, dtype: str, part: Part | None = None
+    ) -> None:
+        """Write the tensor after the layer into ``result``, which may be ``base`` itself if the types are equal.
+
+        Args:
+            base, result: contiguous, on the layer's device, of the element types ``base_dtype`` and ``dtype``.
+            part: rows and columns of the view that they hold; all of it when absent.
+        """
+        self._decode(base, base_dtype, result, dtype, part or Part.whole(self._plan.params.grid))
+
+    def _decode(self, base: torch.Tensor, base_dtype: str, result: torch.Tensor, dtype: str, part: Part) -> None:
+        params, argument = self._plan.params, self._argument
+        grid = params.grid
+        with torch.cuda.device(self._device):
+            if params.col_keys and base_dtype not in ("none", dtype):
+                # Tiles hold one element type: convert the base first, which is what step 5 does with a zero delta.
+                widened = torch.empty(base.numel() * 4, dtype=torch.uint8, device=self._device).view(torch.float32)
+                delta = torch.empty_like(widened)
+                self._decode(delta, "none", delta, "F32", part)
+                widened.copy_(base.view(-1).view(_TORCH[base_dtype]))
+                _add_rounded(widened, delta, result.view(-1).view(_TORCH[dtype]))
+                return
+            argument.base, argument.result, argument.stride = base.data_ptr(), result.data_ptr(), part.cols
+            argument.row_first, argument.row_stop = part.row_first, part.row_stop
+            argument.col_first, argument.col_stop = part.col_first, part.col_stop
+            vector = part.col_first % 4 == 0 and part.cols % 4 == 0 and all(
+                tensor.data_ptr() % (4 * _SIZES[name]) == 0 for tensor, name in ((base, base_dtype), (result, dtype))
+            )  # fmt: skip
+            kernels = self._kernels(base_dtype, dtype, vector=vector)
+            if params.col_keys:
+                tile = 512 if _SIZES[dtype] == 4 else 1024
+                shared = 16 * (tile * _SIZES[dtype] + 16) + 4 * -(-grid.across // 32) + 2 * min(tile, grid.across)
+                kernels.launch("decode_tiles", grid.down * -(-grid.cols // tile), _THREADS, argument, shared)
+            else:
+                warps = grid.down * -(-grid.across // _STRIP)
+                kernels.launch("decode_rows", _blocks(warps, _THREADS // 32), _THREADS, argument)
+
+    def _kernels(self, base_dtype: str, dtype: str, *, vector: bool) -> Kernels:
+        return _load(
+            self._device, _TYPES[base_dtype], _TYPES[dtype], self._plan.params.quantiser == "affine", self._plan.limbs,
+            vector,
+        )  # fmt: skip
+
+
+_TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+@lru_cache(maxsize=256)
+def _load(device: torch.device, base: int, result: int, affine: bool, limbs: int, vector: bool) -> Kernels:
+    options = ("--std=c++17", "--fmad=false", f"-DBASE={base}", f"-DRESULT={result}", f"-DAFFINE={int(affine)}",
+               f"-DLIMBS={limbs}", f"-DVECTOR={int(vector)}")  # fmt: skip
+    return load_kernels(_SOURCE.read_text(), options, device)
+
+
+def _width(params: DctqParams, number: int) -> int:
+    """Bits in which a symbol is held on the device; with eight it is no symbol but a level, 128 above its value."""
+    alphabet = params.alphabets[number]
+    return 2 if alphabet <= 4 else 4 if alphabet <= 8 else 8
+
+
+def _divided(transform: str, levels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
+    """Levels divided by what they have in common, and that; or 0, and undivided, if the first product needs parts.
+
+    The quotient's sums are exact, and times the factor they are rounded once: to what the undivided sum rounds to.
+    """
+    factor = max(1, gcd(*levels.tolist()))
+    largest = int(np.abs(levels).max()) // factor
+    column = int(np.abs(basis_matrix(transform, _PATCH)).sum(axis=0).max())
+    return (levels // factor, factor) if largest * column <= _LARGEST_FACTOR else (levels, 0)
+
+
+def _limbs(params: DctqParams, stored: StoredPayload) -> int:
+    """In how many signed bytes multiplier·left fits; 0 without a low-rank part."""
+    if not params.rank:
+        return 0
+    largest = int(stored.section("multipliers").view("<u2").max()) << 7
+    return 1 if largest < 1 << 7 else 2 if largest < 127 << 8 else 3
+
+
+def _blocks(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+@lru_cache(maxsize=16)
+def _basis_table(transform: str, device: torch.device) -> torch.Tensor:
+    """int32 [32 lanes, 16]: the basis as operands of both products, and J of section 7.2.3, as ``decode.cu`` says."""
+    basis = basis_matrix(transform, _PATCH).astype(np.float64)
+    row = [4 * (k % 8 // 2) + 2 * (k // 8) + k % 2 for k in range(16)]  # of the levels, by the first product's index
+    col = [2 * (k % 8) + k // 8 for k in range(16)]  # of the levels, by the second product's index
+    ones = (basis.T @ np.ones((16, 16)) @ basis).astype(np.float32)
+    table = np.zeros((32, 16), dtype=np.uint32)
+    for lane in range(32):
+        g, t = divmod(lane, 4)
+        first = [(g + 8 * (i % 2), 2 * t + 8 * (i // 2)) for i in range(4)]
+        halves = [[basis[row[k + e], m] / 64 for e in range(2)] for m, k in first]
+        for tile in range(2):
+            out = 4 * (g // 2) + 2 * tile + g % 2
+            halves += [[basis[col[2 * t + 8 * part + e], out] * 64 for e in range(2)] for part in range(2)]
+        table[lane, :8] = np.array(halves, dtype=np.float16).view(np.uint32)[:, 0]
+        table[lane, 8:] = np.concatenate([ones[r, 4 * t : 4 * t + 4] for r in (g, g + 8)]).view(np.uint32)
+    return torch.from_numpy(table.view(np.int32)).to(device)
+
+
+def _add_rounded(base: torch.Tensor, delta: torch.Tensor, result: torch.Tensor) -> None:
+    """Step 5 of section 7.2.3 through torch: NaNs become the quiet one."""
+    total = torch.where(delta == 0, base, base + delta)
+    result.copy_(total)
+    result.masked_fill_(result.isnan(), float("nan"))
