@@ -1,11 +1,12 @@
 // dctq.v1 with patches of 16 x 16 (spec section 7.2): three kernels that turn a payload and a base into a tensor.
 //
 // prepare, place: fixed-width symbols, where each patch's begin, factors and orders in the layout that decoding reads.
-// decode_rows, decode_tiles: symbols -> levels -> inverse transform -> scale -> low rank -> add -> round.
+// decode_rows, decode_edges, decode_tiles: symbols -> levels -> inverse transform -> scale -> low rank -> add -> round.
 //
 // Compiled at run time with -fmad=false: a multiply and an add must round twice. Macros, all given on the command line:
 // BASE, RESULT: 0 nothing (the result is the float32 delta), 1 BF16, 2 F16, 3 F32. AFFINE: the quantiser. LIMBS: bytes
-// in which multiplier times left is held, 0 without a low-rank part. VECTOR: rows may be read four elements at a time.
+// in which multiplier times left is held, 0 without a low-rank part. CHUNKS: how many times 16 terms that part has, 0
+// if more than 2. VECTOR: rows may be read and written 16 bytes at a time.
 //
 // Tensor cores add exactly as long as every sum of integers stays below 2^24; the inverse transform needs two products.
 // The accumulators of the first are, lane by lane, an operand of the second, so nothing passes through shared memory.
@@ -43,11 +44,12 @@ struct Layer { // see fused.py, which fills it; all pointers are device addresse
     const void* base;
     void* result;
     i64 stride, row_first, row_stop, col_first, col_stop; // the part of the view that base and result hold
-    i64 split;                                            // affine only: whether levels are not shifted by CENTRE
+    i64 split;  // affine only: whether levels are not shifted by CENTRE
+    i64 finite; // whether no delta can be Inf or NaN
 };
 
 struct Class {
-    u32 low_levels, high_levels; // a byte each, 128 above the value
+    u32 low_levels, high_levels; // a byte each, see CODE_HIGH
     float factor;                // what the levels were divided by
     u32 words;                   // where its symbols begin, in units of 64 bytes from `class_table`
     u32 code;                    // see CODE_
@@ -63,12 +65,14 @@ struct Stream { // symbols of a class; where they lie is told in bytes from `cla
 
 #define THREADS 256
 #define WARPS (THREADS / 32)
-#define MAP_BLOCK 4096
+#define MAP_BLOCK 1024
 #define RUN_BLOCK 4096
 #define DENSE_BLOCK (THREADS * 16)
 #define FILL_BLOCK (THREADS * 64)
 #define CODE_WIDTH 3 // 0 no symbols, 1 two bits, 2 four bits, 3 eight bits
 #define CODE_SPLIT 4 // the first product needs two parts
+#define CODE_HIGH 8  // the bytes of levels are the high bytes of float16, whose low bytes are zero, not levels plus 128
+#define CODE_BITS 4
 #define CENTRE 2     // affine symbols are coded as levels -2 to 1, so that the first product needs no parts
 #define ALL 0xFFFFFFFFu
 
@@ -339,7 +343,7 @@ __device__ void turn_right(const Layer& layer, u32 block)
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) prepare(const Layer layer)
+extern "C" __global__ void __launch_bounds__(THREADS) prepare(const __grid_constant__ Layer layer)
 {
     __shared__ union { Ranks ranks; u16 table[256]; u64 sums[WARPS]; u32 counts[257]; } shared;
     i64 block = blockIdx.x;
@@ -413,10 +417,10 @@ __device__ void write_place(const Layer& layer, i64 patch, int number, u32 ordin
                             half_bits(layer.ranges + 2 * layer.coded, layer.coded, coded) << 16
                       : 0;
     u32 unit = width ? entry.words + (ordinal << (width - 1)) : 0;
-    layer.places[patch] = make_uint2(unit << 3 | entry.code, extra);
+    layer.places[patch] = make_uint2(unit << CODE_BITS | entry.code, extra);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) place(const Layer layer)
+extern "C" __global__ void __launch_bounds__(THREADS) place(const __grid_constant__ Layer layer)
 {
     __shared__ union { struct { Ranks ranks; u32 start[257]; u32 coded[MAP_BLOCK / 32], before[MAP_BLOCK / 32]; } map; u64 sums[WARPS]; } shared;
     i64 block = blockIdx.x;
@@ -510,12 +514,34 @@ __device__ __forceinline__ void to_halves(u32 bytes, u32& low, u32& high)
     asm("sub.f16x2 %0, %0, %1;" : "+r"(high) : "r"(0x64806480u));
 }
 
-// The levels of a lane: halves[0, 1] of rows 4t, 4t+1 and 4t+2, 4t+3 in column 2g, halves[2, 3] in column 2g+1.
-__device__ __forceinline__ void unpack(const u8* words, u32 width, u32 low, u32 high, int g, int t, u32 (&halves)[4])
+__device__ __forceinline__ u32 gather_nibbles(u32 bytes) // the low nibbles of four bytes, side by side
 {
-    u32 even, odd;
+    return (bytes & 0xF) | (bytes >> 4 & 0xF0) | (bytes >> 8 & 0xF00) | (bytes >> 12 & 0xF000);
+}
+
+// A patch's place and, of symbols of two bits, the rows that this lane takes part in.
+struct Symbols {
+    uint2 place;
+    uint4 rows;
+};
+
+__device__ __forceinline__ const u8* words_of(const Layer& layer, uint2 place)
+{
+    return (const u8*)layer.class_table + ((u64)(place.x >> CODE_BITS) << 6);
+}
+
+__device__ __forceinline__ void load_symbols(const Layer& layer, int t, Symbols& symbols)
+{
+    if ((symbols.place.x & CODE_WIDTH) == 1) symbols.rows = __ldg((const uint4*)words_of(layer, symbols.place) + t);
+}
+
+// The levels of a lane: halves[0, 1] of rows 4t, 4t+1 and 4t+2, 4t+3 in column 2g, halves[2, 3] in column 2g+1.
+__device__ __forceinline__ void unpack(
+    const Layer& layer, const Symbols& symbols, u32 low, u32 high, int g, int t, u32 (&halves)[4])
+{
+    u32 even, odd, width = symbols.place.x & CODE_WIDTH;
     if (width == 1) {
-        uint4 rows = __ldg((const uint4*)words + t);
+        const uint4& rows = symbols.rows;
         int shift = 32 - 4 * g;
         u32 a = __funnelshift_l(rows.x, rows.x, shift), b = __funnelshift_l(rows.y, rows.y, shift + 4);
         u32 c = __funnelshift_l(rows.z, rows.z, shift + 8), d = __funnelshift_l(rows.w, rows.w, shift + 12);
@@ -523,19 +549,26 @@ __device__ __forceinline__ void unpack(const u8* words, u32 width, u32 low, u32 
         even = permute(low, 0, digits & 0x3333);
         odd = permute(low, 0, digits >> 2 & 0x3333);
     } else if (width == 2) {
-        const u8* place = words + t * 32 + g;
+        const u8* place = words_of(layer, symbols.place) + t * 32 + g;
         u32 digits = __ldg(place) | __ldg(place + 8) << 8 | __ldg(place + 16) << 16 | __ldg(place + 24) << 24;
         u32 evens = digits & 0x07070707, odds = digits >> 4 & 0x07070707;
-        even = permute(low, high, (evens & 0xFF) | (evens >> 4 & 0xF0) | (evens >> 8 & 0xF00) | (evens >> 12 & 0xF000));
-        odd = permute(low, high, (odds & 0xFF) | (odds >> 4 & 0xF0) | (odds >> 8 & 0xF00) | (odds >> 12 & 0xF000));
+        even = permute(low, high, gather_nibbles(evens));
+        odd = permute(low, high, gather_nibbles(odds));
     } else {
-        const u16* place = (const u16*)words + t * 32 + g;
+        const u16* place = (const u16*)words_of(layer, symbols.place) + t * 32 + g;
         u32 upper = __ldg(place) | __ldg(place + 8) << 16, lower = __ldg(place + 16) | __ldg(place + 24) << 16;
         even = permute(upper, lower, 0x6420);
         odd = permute(upper, lower, 0x7531);
     }
-    to_halves(even, halves[0], halves[1]);
-    to_halves(odd, halves[2], halves[3]);
+    if (symbols.place.x & CODE_HIGH) {
+        halves[0] = permute(even, 0, 0x1404);
+        halves[1] = permute(even, 0, 0x3424);
+        halves[2] = permute(odd, 0, 0x1404);
+        halves[3] = permute(odd, 0, 0x3424);
+    } else {
+        to_halves(even, halves[0], halves[1]);
+        to_halves(odd, halves[2], halves[3]);
+    }
 }
 
 __device__ __forceinline__ void multiply(float (&sum)[4], const u32 (&a)[4], u32 b0, u32 b1)
@@ -607,29 +640,42 @@ __device__ __forceinline__ void inverse(const u32 (&halves)[4], const Basis& bas
     }
 }
 
-// The delta of a patch but for the low-rank part; laid out as `integers` of inverse.
-__device__ __forceinline__ void decode_patch(
-    const Layer& layer, const Basis& basis, uint2 place, float gain, int g, int t, float (&delta)[8])
+struct Scaled { // what a class's integers are made of and multiplied with
+    u32 low_levels, high_levels;
+    float factor, scale;
+};
+
+__device__ __forceinline__ void load_classes(const Layer& layer, Scaled* classes)
 {
-    u32 width = place.x & CODE_WIDTH;
+    if (AFFINE) return;
+    for (int number = threadIdx.x; number < layer.classes; number += THREADS) {
+        uint4 entry = __ldg((const uint4*)(layer.class_table + number));
+        classes[number] = {entry.x, entry.y, __uint_as_float(entry.z), __ldg(layer.scales + number)};
+    }
+    __syncthreads();
+}
+
+// The delta of a patch but for the low-rank part; laid out as `integers` of inverse.
+__device__ __forceinline__ void decode_patch(const Layer& layer, const Basis& basis, const Scaled* classes,
+                                             const Symbols& symbols, float gain, int g, int t, float (&delta)[8])
+{
+    uint2 place = symbols.place;
     for (int n = 0; n < 8; n++) delta[n] = 0.0f;
-    if (width == 0) return;
-    const u8* words = (const u8*)layer.class_table + ((u64)(place.x >> 3) << 6);
+    if ((place.x & CODE_WIDTH) == 0) return;
     u32 halves[4];
     if (AFFINE) {
         bool split = layer.split;
-        unpack(words, width, split ? 0x83828180u : 0x81807F7Eu, 0x87868584u, g, t, halves);
+        unpack(layer, symbols, split ? 0x83828180u : 0x81807F7Eu, 0x87868584u, g, t, halves);
         inverse(halves, basis, split, delta);
         float minimum, step;
         asm("{.reg .b16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;}"
             : "=f"(minimum), "=f"(step) : "r"(place.y));
         for (int n = 0; n < 8; n++) delta[n] = (delta[n] * step + basis.ones[n] * minimum) * gain;
     } else {
-        uint4 entry = __ldg((const uint4*)(layer.class_table + place.y));
-        float factor = __uint_as_float(entry.z), scale = __ldg(layer.scales + place.y);
-        unpack(words, width, entry.x, entry.y, g, t, halves);
+        Scaled entry = classes[place.y];
+        unpack(layer, symbols, entry.low_levels, entry.high_levels, g, t, halves);
         inverse(halves, basis, place.x & CODE_SPLIT, delta);
-        for (int n = 0; n < 8; n++) delta[n] = (delta[n] * factor) * scale;
+        for (int n = 0; n < 8; n++) delta[n] = (delta[n] * entry.factor) * entry.scale;
     }
 }
 
@@ -640,31 +686,61 @@ __device__ __forceinline__ void multiply_bytes(int (&sum)[4], u32 a0, u32 a1, u3
         : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3]) : "r"(a0), "r"(a1), "r"(b));
 }
 
-// Adds f(y) * scale of step 4. rows: of the view; cols: those of the result columns that this lane brings, see below.
-__device__ __forceinline__ void add_low_rank(
-    const Layer& layer, const u32 (&rows)[2], const u32 (&cols)[2], float scale, int t, float (&delta)[8])
+// Factors of the two rows that a lane's results lie in; with CHUNKS of 16 terms they stay in registers.
+struct Left {
+    u32 rows[2];
+    u32 limbs[LIMBS][CHUNKS ? CHUNKS : 1][2];
+};
+
+__device__ __forceinline__ u32 left_terms(const Layer& layer, u32 row, int limb, u32 first)
 {
-    int sums[LIMBS][2][4] = {};
-    u32 padded = (u32)layer.padded_rank;
-    for (u32 first = 0; first < padded; first += 16) {
-        u32 right[2];
-        for (int n = 0; n < 2; n++)
-            right[n] = __ldg((const u32*)(layer.right_rows + (u64)cols[n] * padded + first + 4 * t));
+    return __ldg((const u32*)(layer.left_limbs + ((u64)limb * layer.rows + row) * layer.padded_rank + first));
+}
+
+__device__ __forceinline__ void load_left(const Layer& layer, const u32 (&rows)[2], int t, Left& left)
+{
+    left.rows[0] = rows[0], left.rows[1] = rows[1];
+    for (int limb = 0; limb < LIMBS; limb++)
+        for (int chunk = 0; chunk < CHUNKS; chunk++)
+            for (int n = 0; n < 2; n++) left.limbs[limb][chunk][n] = left_terms(layer, rows[n], limb, chunk * 16 + 4 * t);
+}
+
+// The factors that this lane brings: those of the patch's columns 4(g/2) + g%2, and two further on.
+struct Right {
+    const u32* terms[2];
+    u32 chunks[CHUNKS ? CHUNKS : 1][2];
+};
+
+__device__ __forceinline__ void load_right(const Layer& layer, const u32 (&cols)[2], int t, Right& right)
+{
+    for (int n = 0; n < 2; n++) {
+        right.terms[n] = (const u32*)(layer.right_rows + (u64)cols[n] * layer.padded_rank) + t;
+        for (int chunk = 0; chunk < CHUNKS; chunk++) right.chunks[chunk][n] = __ldg(right.terms[n] + chunk * 4);
+    }
+}
+
+// Adds f(y) * scale of step 4.
+__device__ __forceinline__ void add_low_rank(
+    const Layer& layer, const Left& left, const Right& right, float scale, int t, float (&delta)[8])
+{
+    int sums[2][4] = {};
 #pragma unroll
-        for (int limb = 0; limb < LIMBS; limb++) {
-            const i8* left = layer.left_limbs + (u64)limb * layer.rows * padded + first + 4 * t;
-            u32 a0 = __ldg((const u32*)(left + (u64)rows[0] * padded)), a1 = __ldg((const u32*)(left + (u64)rows[1] * padded));
-            multiply_bytes(sums[limb][0], a0, a1, right[0]);
-            multiply_bytes(sums[limb][1], a0, a1, right[1]);
+    for (int limb = LIMBS - 1; limb >= 0; limb--) { // a polynomial in 256; what overflows on the way comes back
+        if (limb < LIMBS - 1)
+            for (int n = 0; n < 8; n++) sums[n / 4][n % 4] = (int)((u32)sums[n / 4][n % 4] << 8);
+#if CHUNKS
+        for (int chunk = 0; chunk < CHUNKS; chunk++)
+            for (int n = 0; n < 2; n++)
+                multiply_bytes(sums[n], left.limbs[limb][chunk][0], left.limbs[limb][chunk][1], right.chunks[chunk][n]);
+#else
+        for (u32 first = 0; first < (u32)layer.padded_rank; first += 16) {
+            u32 upper = left_terms(layer, left.rows[0], limb, first + 4 * t);
+            u32 lower = left_terms(layer, left.rows[1], limb, first + 4 * t);
+            for (int n = 0; n < 2; n++) multiply_bytes(sums[n], upper, lower, __ldg(right.terms[n] + first / 4));
         }
+#endif
     }
-#pragma unroll
-    for (int n = 0; n < 8; n++) {
-        int part = n >> 1 & 1, place = (n & 1) + (n >> 2) * 2, y = sums[LIMBS - 1][part][place];
-#pragma unroll
-        for (int limb = LIMBS - 2; limb >= 0; limb--) y = (int)((u32)y << 8) + sums[limb][part][place];
-        delta[n] = delta[n] + __int2float_rn(y) * scale;
-    }
+    for (int n = 0; n < 8; n++) delta[n] = delta[n] + __int2float_rn(sums[n >> 1 & 1][(n & 1) + (n >> 2) * 2]) * scale;
 }
 #endif
 
@@ -740,6 +816,33 @@ __device__ __forceinline__ uint2 add_four(uint2 base, const float* delta)
 {
     return make_uint2(add_two(base.x, delta[0], delta[1]), add_two(base.y, delta[2], delta[3]));
 }
+__device__ __forceinline__ u32 zero_or_nan(u32 bits) // not 0 if one of the pair is
+{
+    u32 result;
+    asm("set.equ.u32.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(bits), "r"(0));
+    return result;
+}
+__device__ __forceinline__ u32 add_plain(u32 bits, float low, float high)
+{
+    u32 result;
+    asm("{.reg .f32 low, high; .reg .b32 bits;\n"
+        "shl.b32 bits, %1, 16; mov.b32 low, bits; and.b32 bits, %1, 0xFFFF0000; mov.b32 high, bits;\n"
+        "add.rn.f32 low, low, %2; add.rn.f32 high, high, %3; cvt.rn.bf16x2.f32 %0, high, low;}"
+        : "=r"(result) : "r"(bits), "f"(low), "f"(high));
+    return result;
+}
+#define HAS_PLAIN 1
+// For finite deltas: only where the base is zero or NaN does anything but the sum, rounded, come out.
+__device__ __forceinline__ void add_eight(uint2 (&base)[2], const float (&delta)[8], bool finite)
+{
+    u32 special = zero_or_nan(base[0].x) | zero_or_nan(base[0].y) | zero_or_nan(base[1].x) | zero_or_nan(base[1].y);
+    if (finite && !__any_sync(ALL, special))
+        for (int half = 0; half < 2; half++)
+            base[half] = make_uint2(add_plain(base[half].x, delta[4 * half], delta[4 * half + 1]),
+                                    add_plain(base[half].y, delta[4 * half + 2], delta[4 * half + 3]));
+    else
+        for (int half = 0; half < 2; half++) base[half] = add_four(base[half], delta + 4 * half);
+}
 #else
 __device__ __forceinline__ u32 element(uint2 four, int n) { return (n & 2 ? four.y : four.x) >> (n & 1) * 16 & 0xFFFF; }
 __device__ __forceinline__ u32 element(uint4 four, int n)
@@ -772,72 +875,196 @@ __device__ __forceinline__ void find_rows(const Layer& layer, i64 down, int g, u
     }
 }
 
-#define STRIP 4 // patches of a warp, side by side: 128 bytes of every row of BF16
+#define STRIP (8 / (int)sizeof(ResultBits)) // patches side by side whose rows are 128 bytes together
+#ifndef RUN
+#define RUN 4 // strips of a warp
+#endif
+#ifndef BLOCKS
+#define BLOCKS 3
+#endif
+#define STAGED (VECTOR && BASE && (BASE == 3) == (RESULT == 3))
 
-// No column order: a warp decodes four patches side by side, straight between global memory and registers.
-extern "C" __global__ void __launch_bounds__(THREADS, LIMBS ? 2 : 3) decode_rows(const Layer layer)
+__device__ __forceinline__ bool whole_strip(const Layer& layer, u32 strip, bool rows_inside)
 {
+    return STAGED && rows_inside && strip * (16ll * STRIP) >= layer.col_first &&
+           (strip + 1) * (16ll * STRIP) <= layer.col_stop;
+}
+
+struct Stage { // a strip on its way through shared memory; the pieces of a row are swizzled, so that no banks clash
+    uint4 rows[16][8];
+    uint4 words[STRIP][4];
+#if LIMBS && CHUNKS
+    uint4 right[CHUNKS][STRIP * 16];
+#endif
+};
+
+__device__ __forceinline__ int swizzle(int row)
+{
+    return sizeof(ResultBits) == 2 ? (row & 3) * 2 + (row >> 2 & 1) : (row & 1) * 4 + (row >> 1 & 3);
+}
+
+__device__ __forceinline__ void copy_16(void* target, const void* source)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(target)), "l"(source));
+}
+
+// No column order: a warp takes strips through shared memory, where whole lines become the pieces that lanes hold; the
+// next strip is on its way meanwhile. Strips that are not whole are left to decode_edges.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) decode_rows(const __grid_constant__ Layer layer)
+{
+#if STAGED
+    __shared__ Scaled classes[AFFINE ? 1 : 255];
+    extern __shared__ uint4 memory[]; // two stages a warp
+    load_classes(layer, classes);
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    u32 strips = (u32)((layer.across + STRIP - 1) / STRIP);
-    u32 warp = blockIdx.x * WARPS + threadIdx.x / 32, down = warp / strips, strip = warp % strips;
+    u32 strips = (u32)((layer.across + STRIP - 1) / STRIP), runs = (strips + RUN - 1) / RUN;
+    u32 warp = blockIdx.x * WARPS + threadIdx.x / 32, down = warp / runs;
+    u32 strip = (warp - down * runs) * RUN, stop = min(strip + RUN, strips);
     if (down >= layer.down) return;
     u32 rows[2];
     bool inside[2];
     find_rows(layer, down, g, rows, inside);
-    i64 col = (i64)strip * STRIP * 16 + 4 * t;
-    const BaseBits* base[2];
-    ResultBits* result[2];
-    for (int n = 0; n < 2; n++) {
-        i64 element = ((i64)rows[n] - layer.row_first) * layer.stride + col - layer.col_first;
-        base[n] = (const BaseBits*)layer.base + element;
-        result[n] = (ResultBits*)layer.result + element;
+    if (!__all_sync(ALL, inside[0] && inside[1])) return;
+    while (strip < stop && !whole_strip(layer, strip, true)) strip++;
+    while (strip < stop && !whole_strip(layer, stop - 1, true)) stop--;
+    if (strip >= stop) return;
+
+    u32 lines[4]; // this lane moves 16 bytes of each
+    for (int n = 0; n < 4; n++) {
+        int row = 4 * n + lane / 8;
+        lines[n] = __shfl_sync(ALL, rows[n / 2], row % 8 * 4) - (u32)layer.row_first;
     }
-    uint2 places[STRIP];
-    const uint2* place = layer.places + (u64)down * layer.across + strip * STRIP;
-    bool there[STRIP];
-#pragma unroll
-    for (int n = 0; n < STRIP; n++) {
-        bool exists = (i64)strip * STRIP + n < layer.across;
-        places[n] = exists ? __ldg(place + n) : make_uint2(0, 0);
-        there[n] = exists && col + 16 * n >= layer.col_first && col + 16 * n < layer.col_stop;
-        // In place, what has no delta need not even be read.
-        if (BASE == RESULT && !LIMBS && layer.base == layer.result) there[n] = there[n] && places[n].x & CODE_WIDTH;
-    }
-#if VECTOR && BASE
-    BaseFour before[STRIP][2];
-#pragma unroll
-    for (int n = 0; n < STRIP; n++)
-        for (int half = 0; half < 2; half++)
-            if (there[n] && inside[half]) before[n][half] = *(const BaseFour*)(base[half] + 16 * n);
-#endif
+    u32 stride = (u32)layer.stride;
+    i64 first = strip * (16ll * STRIP) - layer.col_first + lane % 8 * (16 / (int)sizeof(ResultBits));
+    const BaseBits* base = (const BaseBits*)layer.base + first;
+    ResultBits* result = (ResultBits*)layer.result + first;
+    const uint2* place = layer.places + (u64)down * layer.across + strip * STRIP + lane % STRIP;
+    [[maybe_unused]] bool finite = layer.finite;
+    bool in_place = BASE == RESULT && !LIMBS && layer.base == layer.result;
+    float gain = AFFINE ? __ldg(layer.scales) : 1.0f;
     Basis basis;
     load_basis(basis, layer.basis, lane);
-    float gain = AFFINE ? __ldg(layer.scales) : 1.0f;
-#pragma unroll
-    for (int n = 0; n < STRIP; n++) {
-        float delta[8];
-        decode_patch(layer, basis, places[n], gain, g, t, delta);
 #if LIMBS
-        // This lane brings the factors of result columns 4(g/2) + g%2 and two further on.
-        u32 cols[2];
-        for (int part = 0; part < 2; part++)
-            cols[part] = (u32)min(layer.cols - 1, ((i64)strip * STRIP + n) * 16 + g / 2 * 4 + g % 2 + 2 * part);
-        add_low_rank(layer, rows, cols, __ldg(layer.low_rank_scale), t, delta);
+    Left left;
+    load_left(layer, rows, t, left);
+    float low_rank_scale = __ldg(layer.low_rank_scale);
+    const i8* right = layer.right_rows + (u64)strip * STRIP * 16 * layer.padded_rank; // of the strip to fetch
 #endif
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            if (!inside[half]) continue;
-#if VECTOR && BASE
-            if (there[n]) *(ResultFour*)(result[half] + 16 * n) = add_four(before[n][half], delta + 4 * half);
-#else
-            for (int k = 0; k < 4; k++) {
-                i64 at = col + 16 * n + k;
-                if (at >= layer.col_first && at < layer.col_stop && at < layer.cols)
-                    result[half][16 * n + k] =
-                        (ResultBits)add_one(BASE ? base[half][16 * n + k] : 0, delta[4 * half + k]);
-            }
+    Stage* stage = (Stage*)memory + threadIdx.x / 32 * 2;
+    auto fetch = [&](Stage& into, uint2 mine) {
+        u32 code = __shfl_sync(ALL, mine.x, lane / 4);
+        if (lane < 4 * STRIP && (code & CODE_WIDTH) == 1)
+            copy_16(&into.words[lane / 4][lane % 4], words_of(layer, make_uint2(code, 0)) + lane % 4 * 16);
+#if LIMBS && CHUNKS
+        for (int n = lane; n < STRIP * 16 * CHUNKS; n += 32)
+            copy_16(&into.right[n % CHUNKS][n / CHUNKS], right + n * 16);
+        right += STRIP * 16 * 16 * CHUNKS;
 #endif
+        if (in_place && !__any_sync(ALL, mine.x & CODE_WIDTH)) return; // nothing changes
+        for (int n = 0; n < 4; n++) {
+            int row = 4 * n + lane / 8;
+            copy_16(&into.rows[row][lane % 8 ^ swizzle(row)], base + (u64)lines[n] * stride);
         }
+    };
+    uint2 now = __ldg(place), next = now, later = now;
+    if (strip + 1 < stop) next = __ldg(place + STRIP);
+    fetch(stage[0], now);
+    asm volatile("cp.async.commit_group;");
+    for (int turn = 0; strip < stop; strip++, turn ^= 1) {
+        if (strip + 2 < stop) later = __ldg(place + 2 * STRIP);
+        base += 16 * STRIP;
+        if (strip + 1 < stop) fetch(stage[turn ^ 1], next);
+        asm volatile("cp.async.commit_group;");
+        asm volatile("cp.async.wait_group 1;");
+        __syncwarp();
+        Stage& here = stage[turn];
+        if (!in_place || __any_sync(ALL, now.x & CODE_WIDTH)) {
+#pragma unroll
+            for (int n = 0; n < STRIP; n++) {
+                Symbols symbols;
+                symbols.place = make_uint2(__shfl_sync(ALL, now.x, n), __shfl_sync(ALL, now.y, n));
+                if ((symbols.place.x & CODE_WIDTH) == 1) symbols.rows = here.words[n][t];
+                float delta[8];
+                decode_patch(layer, basis, classes, symbols, gain, g, t, delta);
+#if LIMBS
+                Right right_here;
+#if CHUNKS
+                for (int part = 0; part < 2; part++)
+                    for (int chunk = 0; chunk < CHUNKS; chunk++)
+                        right_here.chunks[chunk][part] =
+                            ((const u32*)&here.right[chunk][16 * n + g / 2 * 4 + g % 2 + 2 * part])[t];
+#else
+                u32 cols[2];
+                for (int part = 0; part < 2; part++)
+                    cols[part] = (strip * STRIP + n) * 16 + g / 2 * 4 + g % 2 + 2 * part;
+                load_right(layer, cols, t, right_here);
+#endif
+                add_low_rank(layer, left, right_here, low_rank_scale, t, delta);
+#endif
+                BaseFour* piece[2];
+                for (int half = 0; half < 2; half++) {
+                    int offset = (16 * n + 4 * t) * (int)sizeof(ResultBits), row = g + 8 * half;
+                    piece[half] = (BaseFour*)((u8*)&here.rows[row][offset / 16 ^ swizzle(row)] + offset % 16);
+                }
+#if HAS_PLAIN
+                BaseFour four[2] = {*piece[0], *piece[1]};
+                add_eight(four, delta, finite);
+                *piece[0] = four[0], *piece[1] = four[1];
+#else
+                for (int half = 0; half < 2; half++)
+                    *(ResultFour*)piece[half] = add_four(*piece[half], delta + 4 * half);
+#endif
+            }
+            __syncwarp();
+            for (int n = 0; n < 4; n++) {
+                int row = 4 * n + lane / 8;
+                *(uint4*)(result + (u64)lines[n] * stride) = here.rows[row][lane % 8 ^ swizzle(row)];
+            }
+        }
+        __syncwarp();
+        result += 16 * STRIP, place += STRIP;
+        now = next, next = later;
+    }
+#endif
+}
+
+// Element by element: where a strip leaves the view or the part that base and result hold, or they are not aligned.
+extern "C" __global__ void __launch_bounds__(THREADS) decode_edges(const __grid_constant__ Layer layer)
+{
+    __shared__ Scaled classes[AFFINE ? 1 : 255];
+    load_classes(layer, classes);
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    u32 across = (u32)layer.across, warp = blockIdx.x * WARPS + threadIdx.x / 32;
+    u32 down = warp / across, patch = warp - down * across;
+    if (down >= layer.down) return;
+    u32 rows[2];
+    bool inside[2];
+    find_rows(layer, down, g, rows, inside);
+    if (!__any_sync(ALL, inside[0] || inside[1]) || (i64)patch * 16 >= layer.col_stop || patch * 16ll + 16 <= layer.col_first)
+        return;
+    if (whole_strip(layer, patch / STRIP, __all_sync(ALL, inside[0] && inside[1]))) return;
+    Basis basis;
+    load_basis(basis, layer.basis, lane);
+    Symbols symbols;
+    symbols.place = __ldg(layer.places + (u64)down * across + patch);
+    load_symbols(layer, t, symbols);
+    float delta[8];
+    decode_patch(layer, basis, classes, symbols, AFFINE ? __ldg(layer.scales) : 1.0f, g, t, delta);
+#if LIMBS
+    u32 cols[2];
+    for (int n = 0; n < 2; n++) cols[n] = min((u32)layer.cols - 1, patch * 16 + g / 2 * 4 + g % 2 + 2 * n);
+    Left left;
+    load_left(layer, rows, t, left);
+    Right right;
+    load_right(layer, cols, t, right);
+    add_low_rank(layer, left, right, __ldg(layer.low_rank_scale), t, delta);
+#endif
+    for (int n = 0; n < 8; n++) {
+        i64 col = (i64)patch * 16 + 4 * t + n % 4;
+        if (!inside[n / 4] || col < layer.col_first || col >= layer.col_stop) continue;
+        i64 element = ((i64)rows[n / 4] - layer.row_first) * layer.stride + col - layer.col_first;
+        u32 bits = BASE ? ((const BaseBits*)layer.base)[element] : 0;
+        ((ResultBits*)layer.result)[element] = (ResultBits)add_one(bits, delta[n]);
     }
 }
 
@@ -847,9 +1074,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, LIMBS ? 2 : 3) decode_rows
 
 // A column order: a block owns 16 rows of the order and TILE_COLS columns of the view, held in shared memory. Neighbours
 // in the order lie near each other in the view, for keys are few and the sort is stable, but not side by side.
-extern "C" __global__ void __launch_bounds__(THREADS) decode_tiles(const Layer layer)
+extern "C" __global__ void __launch_bounds__(THREADS) decode_tiles(const __grid_constant__ Layer layer)
 {
     extern __shared__ uint4 memory[];
+    __shared__ Scaled classes[AFFINE ? 1 : 255];
+    load_classes(layer, classes);
     ResultBits(*tile)[TILE_PITCH] = (ResultBits(*)[TILE_PITCH])memory;
     u32* wanted = (u32*)(tile + 16);
     u32 words = (u32)((layer.across + 31) / 32);
@@ -878,11 +1107,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) decode_tiles(const Layer l
         const BaseBits* source = (const BaseBits*)layer.base + (view - layer.row_first) * layer.stride + first - layer.col_first;
         int count = (int)(stop - first);
 #if VECTOR
-        for (int four = lane; four < count / 4; four += 32) {
-            u32 target = (u32)__cvta_generic_to_shared((BaseFour*)tile[row] + four);
-            asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"((const BaseFour*)source + four),
-                         "n"(sizeof(BaseFour)));
-        }
+        for (int piece = lane; piece < count * (int)sizeof(BaseBits) / 16; piece += 32)
+            copy_16((uint4*)tile[row] + piece, (const uint4*)source + piece);
 #else
         for (int n = lane; n < count; n += 32) tile[row][n] = source[n];
 #endif
@@ -902,36 +1128,58 @@ extern "C" __global__ void __launch_bounds__(THREADS) decode_tiles(const Layer l
     Basis basis;
     load_basis(basis, layer.basis, lane);
     float gain = AFFINE ? __ldg(layer.scales) : 1.0f;
+#if LIMBS
+    Left left;
+    load_left(layer, rows, t, left);
+    float low_rank_scale = __ldg(layer.low_rank_scale);
+#endif
 #if BASE
     asm volatile("cp.async.wait_all;");
 #endif
     __syncthreads();
     const uint2* places = layer.places + (u64)down * layer.across;
     u32 count = length, last = (u32)layer.cols - 1;
+    u32 width = (u32)(stop - first);
+    [[maybe_unused]] bool finite = layer.finite;
     for (u32 item = warp; item < count; item += WARPS) {
         u32 patch = list[item], begin = patch * 16;
-        uint2 place = __ldg(places + patch);
-        float delta[8];
-        u32 views[4];
+        Symbols symbols;
+        symbols.place = __ldg(places + patch);
+        u32 at[4]; // columns of the tile; what is not in it is parked beyond its end
 #pragma unroll
-        for (int k = 0; k < 4; k++)
-            views[k] = begin + 4 * t + k <= last ? __ldg(layer.col_order + begin + 4 * t + k) : ALL;
-        decode_patch(layer, basis, place, gain, g, t, delta);
+        for (int k = 0; k < 4; k++) {
+            u32 place = begin + 4 * t + k;
+            at[k] = min((place <= last ? __ldg(layer.col_order + place) : ALL) - (u32)first, width);
+        }
 #if LIMBS
         u32 cols[2];
         for (int part = 0; part < 2; part++)
             cols[part] = __ldg(layer.col_order + min(last, begin + g / 2 * 4 + g % 2 + 2 * part));
-        add_low_rank(layer, rows, cols, __ldg(layer.low_rank_scale), t, delta);
+        Right right;
+        load_right(layer, cols, t, right);
 #endif
-#pragma unroll
+        load_symbols(layer, t, symbols);
+        float delta[8];
+        decode_patch(layer, basis, classes, symbols, gain, g, t, delta);
+#if LIMBS
+        add_low_rank(layer, left, right, low_rank_scale, t, delta);
+#endif
+        ResultBits* upper = tile[g];
+        ResultBits* lower = tile[g + 8];
+#if HAS_PLAIN
+        uint2 four[2] = {make_uint2(upper[at[0]] | upper[at[1]] << 16, upper[at[2]] | upper[at[3]] << 16),
+                         make_uint2(lower[at[0]] | lower[at[1]] << 16, lower[at[2]] | lower[at[3]] << 16)};
+        add_eight(four, delta, finite);
+        upper[at[0]] = (u16)four[0].x, upper[at[1]] = (u16)(four[0].x >> 16);
+        upper[at[2]] = (u16)four[0].y, upper[at[3]] = (u16)(four[0].y >> 16);
+        lower[at[0]] = (u16)four[1].x, lower[at[1]] = (u16)(four[1].x >> 16);
+        lower[at[2]] = (u16)four[1].y, lower[at[3]] = (u16)(four[1].y >> 16);
+#else
         for (int k = 0; k < 4; k++) {
-            u32 at = views[k] - (u32)first;
-            if (at >= (u32)(stop - first)) continue;
-            for (int half = 0; half < 2; half++) {
-                ResultBits* element = &tile[g + 8 * half][at];
-                *element = (ResultBits)add_one(*element, delta[4 * half + k]);
-            }
+            upper[at[k]] = (ResultBits)add_one(upper[at[k]], delta[k]);
+            lower[at[k]] = (ResultBits)add_one(lower[at[k]], delta[4 + k]);
         }
+#endif
     }
     __syncthreads();
     for (int row = warp; row < 16; row += WARPS) {
@@ -942,7 +1190,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) decode_tiles(const Layer l
         ResultBits* target = (ResultBits*)layer.result + (view - layer.row_first) * layer.stride + first - layer.col_first;
         int count = (int)(stop - first);
 #if VECTOR
-        for (int four = lane; four < count / 4; four += 32) ((ResultFour*)target)[four] = ((ResultFour*)tile[row])[four];
+        for (int piece = lane; piece < count * (int)sizeof(ResultBits) / 16; piece += 32)
+            ((uint4*)target)[piece] = ((uint4*)tile[row])[piece];
 #else
         for (int n = lane; n < count; n += 32) target[n] = tile[row][n];
 #endif

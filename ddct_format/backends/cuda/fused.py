@@ -24,8 +24,8 @@ _TYPES = {"none": 0, "BF16": 1, "F16": 2, "F32": 3}
 _SIZES = {"none": 4, "BF16": 2, "F16": 2, "F32": 4}
 _PATCH = 16
 # As in decode.cu.
-_THREADS, _MAP_BLOCK, _RUN_BLOCK, _DENSE_BLOCK, _FILL_BLOCK = 256, 4096, 4096, 256 * 16, 256 * 64
-_STRIP, _MOST_ACROSS, _CENTRE, _SPLIT = 4, 65536, 2, 4
+_THREADS, _MAP_BLOCK, _RUN_BLOCK, _DENSE_BLOCK, _FILL_BLOCK = 256, 1024, 4096, 256 * 16, 256 * 64
+_RUN, _MOST_ACROSS, _CENTRE, _SPLIT, _HIGH, _CODE_BITS = 4, 65536, 2, 4, 8, 4
 _READ_BEYOND = 256
 """Bytes after the symbols of a class into which the last 16 packed bytes may spill."""
 _LARGEST_FACTOR = 1 << 11
@@ -41,6 +41,7 @@ _LAYER = (
     "map_blocks", "counts", "places", "ranges", "coded", "multipliers", "left", "right", "rank", "padded_rank",
     "left_limbs", "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "scales",
     "low_rank_scale", "basis", "base", "result", "stride", "row_first", "row_stop", "col_first", "col_stop", "split",
+    "finite",
 )  # fmt: skip
 
 
@@ -144,10 +145,13 @@ def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
         if not affine:
             values, factor = _divided(params.transform, values)
             code |= 0 if factor else _SPLIT
+        high = values.astype(np.float16).view(np.uint16)
+        if width < 8 and not affine and not (high & 0xFF).any():
+            code |= _HIGH
         if width == 8:
             head[wide[number] : wide[number] + len(levels)] = values + 128
         else:
-            table["levels"][number, : len(levels)] = values + 128
+            table["levels"][number, : len(levels)] = high >> 8 if code & _HIGH else values + 128
         words = codes.symbols * width // 8
         words_at = layout.take(words + _READ_BEYOND, _WORD_UNIT)
         table["factor"][number], table["code"][number] = factor or 1, code
@@ -163,7 +167,7 @@ def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
             layout.take(16 * run_blocks), wide.get(number, 0), len(levels), width, own, run_blocks,
         )  # fmt: skip
         prepare_blocks, place_blocks = prepare_blocks + own, place_blocks + run_blocks
-    if layout.end >> 6 >= 1 << 29:
+    if layout.end // _WORD_UNIT >= 1 << (32 - _CODE_BITS):
         return None
 
     map_blocks = _blocks(grid.count, _MAP_BLOCK)
@@ -173,7 +177,7 @@ def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
         "rows": grid.rows, "cols": grid.cols, "down": grid.down, "across": grid.across, "patches": grid.count,
         "classes": classes, "streams": streams_at, "stream_count": len(coded_classes), "map_blocks": map_blocks,
         "coded": (stored.sections["ranges"][1] - stored.sections["ranges"][0]) // 4, "rank": params.rank,
-        "padded_rank": padded, "split": int(split), "class_table": 0,
+        "padded_rank": padded, "split": int(split), "finite": int(_is_finite(params, stored)), "class_table": 0,
         "counts": layout.take(4 * map_blocks * (classes + 1)), "places": layout.take(8 * grid.count),
         "left_limbs": layout.take(limbs * grid.rows * padded), "right_rows": layout.take(grid.cols * padded),
         "row_order": layout.take(4 * grid.rows) if params.row_keys else 0,
@@ -248,22 +252,37 @@ class FusedLayer:
             argument.base, argument.result, argument.stride = base.data_ptr(), result.data_ptr(), part.cols
             argument.row_first, argument.row_stop = part.row_first, part.row_stop
             argument.col_first, argument.col_stop = part.col_first, part.col_stop
-            vector = part.col_first % 4 == 0 and part.cols % 4 == 0 and all(
-                tensor.data_ptr() % (4 * _SIZES[name]) == 0 for tensor, name in ((base, base_dtype), (result, dtype))
-            )  # fmt: skip
+            piece = 16 // min(_SIZES[base_dtype], _SIZES[dtype])
+            vector = (
+                part.col_first % piece == 0
+                and part.cols % piece == 0
+                and base.data_ptr() % 16 == 0
+                and result.data_ptr() % 16 == 0
+            )
             kernels = self._kernels(base_dtype, dtype, vector=vector)
             if params.col_keys:
                 tile = 512 if _SIZES[dtype] == 4 else 1024
                 shared = 16 * (tile * _SIZES[dtype] + 16) + 4 * -(-grid.across // 32) + 2 * min(tile, grid.across)
                 kernels.launch("decode_tiles", grid.down * -(-grid.cols // tile), _THREADS, argument, shared)
             else:
-                warps = grid.down * -(-grid.across // _STRIP)
-                kernels.launch("decode_rows", _blocks(warps, _THREADS // 32), _THREADS, argument)
+                strip = 128 // _SIZES[dtype]
+                staged = vector and base_dtype != "none" and _SIZES[base_dtype] == _SIZES[dtype]
+                if staged:
+                    warps = grid.down * _blocks(_blocks(grid.cols, strip), _RUN)
+                    blocks = _blocks(warps, _THREADS // 32)
+                    kernels.launch("decode_rows", blocks, _THREADS, argument, self._stages(strip // _PATCH))
+                if not staged or grid.rows % _PATCH or grid.cols % strip or part != Part.whole(grid):
+                    kernels.launch("decode_edges", _blocks(grid.count, _THREADS // 32), _THREADS, argument)
+
+    def _stages(self, patches: int) -> int:
+        """Bytes of shared memory of a block of ``decode_rows``: two stages a warp."""
+        chunks = _chunks(self._plan.params.rank)
+        return 2 * (_THREADS // 32) * (16 * 128 + patches * 64 + patches * 16 * 16 * chunks)
 
     def _kernels(self, base_dtype: str, dtype: str, *, vector: bool) -> Kernels:
         return _load(
             self._device, _TYPES[base_dtype], _TYPES[dtype], self._plan.params.quantiser == "affine", self._plan.limbs,
-            vector,
+            _chunks(self._plan.params.rank), vector,
         )  # fmt: skip
 
 
@@ -271,9 +290,9 @@ _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 @lru_cache(maxsize=256)
-def _load(device: torch.device, base: int, result: int, affine: bool, limbs: int, vector: bool) -> Kernels:
+def _load(device: torch.device, base: int, result: int, affine: bool, limbs: int, chunks: int, vector: bool) -> Kernels:
     options = ("--std=c++17", "--fmad=false", f"-DBASE={base}", f"-DRESULT={result}", f"-DAFFINE={int(affine)}",
-               f"-DLIMBS={limbs}", f"-DVECTOR={int(vector)}")  # fmt: skip
+               f"-DLIMBS={limbs}", f"-DCHUNKS={chunks}", f"-DVECTOR={int(vector)}")  # fmt: skip
     return load_kernels(_SOURCE.read_text(), options, device)
 
 
@@ -294,12 +313,25 @@ def _divided(transform: str, levels: npt.NDArray[np.int64]) -> tuple[npt.NDArray
     return (levels // factor, factor) if largest * column <= _LARGEST_FACTOR else (levels, 0)
 
 
+def _chunks(rank: int) -> int:
+    """How many times 16 terms are held in registers; 0 if they are too many, or none."""
+    chunks = -(-rank // 16)
+    return chunks if chunks <= 2 else 0
+
+
 def _limbs(params: DctqParams, stored: StoredPayload) -> int:
     """In how many signed bytes multiplier·left fits; 0 without a low-rank part."""
     if not params.rank:
         return 0
     largest = int(stored.section("multipliers").view("<u2").max()) << 7
     return 1 if largest < 1 << 7 else 2 if largest < 127 << 8 else 3
+
+
+def _is_finite(params: DctqParams, stored: StoredPayload) -> bool:
+    """Whether no delta can overflow, by a wide margin."""
+    scales = stored.section("scales").view("<f4").astype(np.float64)
+    largest = 2.0**31 if params.quantiser == "levels" else 2.0**31 * 65504 * 2
+    return bool(scales.max() * largest * 4 < 2.0**127)
 
 
 def _blocks(count: int, size: int) -> int:

@@ -18,7 +18,8 @@ __all__ = ["Kernels", "NvrtcError", "find_nvrtc", "load_kernels"]
 
 _OLDEST = (8, 0)
 """Compute capability from which the kernels' matrix instructions exist."""
-_STATIC_SHARED = 48 << 10
+_STATIC_SHARED = 16 << 10
+"""Bytes that kernels with shared memory of a size given at launch may hold besides."""
 _MAX_DYNAMIC_SHARED = 8
 """CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"""
 
@@ -53,7 +54,7 @@ class Kernels:
         _check(_driver().cuModuleGetFunction(ctypes.byref(function), self._module, name.encode()), name)
         if shared:
             limit = torch.cuda.get_device_properties(torch.cuda.current_device()).shared_memory_per_block_optin
-            _check(_driver().cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, limit - 1024), name)
+            _check(_driver().cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, limit - _STATIC_SHARED), name)
         self._functions[name] = function
         return function
 
