@@ -1,4 +1,4 @@
-"""dctq.v1 with patches of 16 × 16 in CUDA C++: the plan of a layer, and its three launches (see ``decode.cu``)."""
+"""dctq.v1 with patches of 16 × 16 in CUDA C++: the plan of a layer, and its three launches (see ``layer.cuh``)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from .part import Part
 
 __all__ = ["FusedLayer", "FusedPlan", "plan_fused"]
 
-_SOURCE = Path(__file__).with_name("decode.cu")
+_SOURCES = ("layer.cuh", "prepare.cu", "patch.cuh", "elements.cuh", "rows.cu", "tiles.cu")
 _TYPES = {"none": 0, "BF16": 1, "F16": 2, "F32": 3}
 _SIZES = {"none": 4, "BF16": 2, "F16": 2, "F32": 4}
 _PATCH = 16
-# As in decode.cu.
+# As in layer.cuh.
 _THREADS, _MAP_BLOCK, _RUN_BLOCK, _DENSE_BLOCK, _FILL_BLOCK = 256, 1024, 4096, 256 * 16, 256 * 64
-_RUN, _MOST_ACROSS, _CENTRE, _SPLIT, _HIGH, _CODE_BITS = 4, 65536, 2, 4, 8, 4
+_BLOCKS, _MOST_ITEMS, _MOST_ACROSS, _CENTRE, _SPLIT, _HIGH, _CODE_BITS = 3, 128, 65536, 2, 4, 8, 4
 _READ_BEYOND = 256
 """Bytes after the symbols of a class into which the last 16 packed bytes may spill."""
 _LARGEST_FACTOR = 1 << 11
 """Up to which float16 holds every integer."""
 _WORD_UNIT = 64
+_START = 0.2
+"""What it costs a warp to begin, in strips."""
 _CLASS = np.dtype([("levels", "u1", 8), ("factor", "<f4"), ("words", "<u4"), ("code", "<u4"), ("unused", "<u4", 3)])
 _STREAM = (
     "packed", "packed_size", "runs", "runs_size", "words", "words_size", "totals", "levels", "alphabet", "width",
@@ -41,7 +43,7 @@ _LAYER = (
     "map_blocks", "counts", "places", "ranges", "coded", "multipliers", "left", "right", "rank", "padded_rank",
     "left_limbs", "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "scales",
     "low_rank_scale", "basis", "base", "result", "stride", "row_first", "row_stop", "col_first", "col_stop", "split",
-    "finite",
+    "finite", "run",
 )  # fmt: skip
 
 
@@ -262,14 +264,16 @@ class FusedLayer:
             kernels = self._kernels(base_dtype, dtype, vector=vector)
             if params.col_keys:
                 tile = 512 if _SIZES[dtype] == 4 else 1024
-                shared = 16 * (tile * _SIZES[dtype] + 16) + 4 * -(-grid.across // 32) + 2 * min(tile, grid.across)
-                kernels.launch("decode_tiles", grid.down * -(-grid.cols // tile), _THREADS, argument, shared)
+                shared = 16 * (tile * _SIZES[dtype] + 16) + 16 * _chunks(params.rank) * (tile + 1)
+                shared += _MOST_ITEMS * (64 + 8 + 32) + 2 * tile + 16 + 4 * _blocks(grid.across, 32)
+                kernels.launch("decode_tiles", grid.down * _blocks(grid.cols, tile), _THREADS, argument, shared)
             else:
                 strip = 128 // _SIZES[dtype]
                 staged = vector and base_dtype != "none" and _SIZES[base_dtype] == _SIZES[dtype]
                 if staged:
-                    warps = grid.down * _blocks(_blocks(grid.cols, strip), _RUN)
-                    blocks = _blocks(warps, _THREADS // 32)
+                    strips = _blocks(grid.cols, strip)
+                    argument.run = _best_run(grid.down, strips, self._device)
+                    blocks = _blocks(grid.down * _blocks(strips, argument.run), _THREADS // 32)
                     kernels.launch("decode_rows", blocks, _THREADS, argument, self._stages(strip // _PATCH))
                 if not staged or grid.rows % _PATCH or grid.cols % strip or part != Part.whole(grid):
                     kernels.launch("decode_edges", _blocks(grid.count, _THREADS // 32), _THREADS, argument)
@@ -293,7 +297,8 @@ _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 def _load(device: torch.device, base: int, result: int, affine: bool, limbs: int, chunks: int, vector: bool) -> Kernels:
     options = ("--std=c++17", "--fmad=false", f"-DBASE={base}", f"-DRESULT={result}", f"-DAFFINE={int(affine)}",
                f"-DLIMBS={limbs}", f"-DCHUNKS={chunks}", f"-DVECTOR={int(vector)}")  # fmt: skip
-    return load_kernels(_SOURCE.read_text(), options, device)
+    source = "\n".join(Path(__file__).with_name(name).read_text() for name in _SOURCES)
+    return load_kernels(source, options, device)
 
 
 def _width(params: DctqParams, number: int) -> int:
@@ -311,6 +316,13 @@ def _divided(transform: str, levels: npt.NDArray[np.int64]) -> tuple[npt.NDArray
     largest = int(np.abs(levels).max()) // factor
     column = int(np.abs(basis_matrix(transform, _PATCH)).sum(axis=0).max())
     return (levels // factor, factor) if largest * column <= _LARGEST_FACTOR else (levels, 0)
+
+
+@lru_cache(maxsize=1024)
+def _best_run(down: int, strips: int, device: torch.device) -> int:
+    """How many strips a warp takes: few, so that neighbours read what lies together, and all finish together."""
+    warps = torch.cuda.get_device_properties(device).multi_processor_count * _BLOCKS * _THREADS // 32
+    return min((4, 3, 2), key=lambda run: _blocks(down * _blocks(strips, run), warps) * (run + _START))
 
 
 def _chunks(rank: int) -> int:
@@ -340,7 +352,7 @@ def _blocks(count: int, size: int) -> int:
 
 @lru_cache(maxsize=16)
 def _basis_table(transform: str, device: torch.device) -> torch.Tensor:
-    """int32 [32 lanes, 16]: the basis as operands of both products, and J of section 7.2.3, as ``decode.cu`` says."""
+    """int32 [32 lanes, 16]: the basis as operands of both products, and J of section 7.2.3, as ``patch.cuh`` says."""
     basis = basis_matrix(transform, _PATCH).astype(np.float64)
     row = [4 * (k % 8 // 2) + 2 * (k // 8) + k % 2 for k in range(16)]  # of the levels, by the first product's index
     col = [2 * (k % 8) + k // 8 for k in range(16)]  # of the levels, by the second product's index

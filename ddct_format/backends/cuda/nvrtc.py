@@ -22,6 +22,8 @@ _STATIC_SHARED = 16 << 10
 """Bytes that kernels with shared memory of a size given at launch may hold besides."""
 _MAX_DYNAMIC_SHARED = 8
 """CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"""
+_MOST_SHARED = 97
+"""CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"""
 
 
 class NvrtcError(RuntimeError):
@@ -53,8 +55,7 @@ class Kernels:
         function = ctypes.c_void_p()
         _check(_driver().cuModuleGetFunction(ctypes.byref(function), self._module, name.encode()), name)
         if shared:
-            limit = torch.cuda.get_device_properties(torch.cuda.current_device()).shared_memory_per_block_optin
-            _check(_driver().cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, limit - _STATIC_SHARED), name)
+            _check(_driver().cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, _dynamic_limit() - _STATIC_SHARED), name)
         self._functions[name] = function
         return function
 
@@ -141,6 +142,13 @@ def _library() -> ctypes.CDLL | None:
         except OSError:
             continue
     return None
+
+
+def _dynamic_limit() -> int:
+    device, limit = ctypes.c_int(), ctypes.c_int()
+    _check(_driver().cuCtxGetDevice(ctypes.byref(device)), "the current device")
+    _check(_driver().cuDeviceGetAttribute(ctypes.byref(limit), _MOST_SHARED, device), "shared memory")
+    return limit.value
 
 
 @cache
