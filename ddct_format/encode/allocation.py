@@ -8,7 +8,7 @@ from math import exp, log
 
 __all__ = ["StepSearch", "relative_steps"]
 
-_SHARING = 0.8
+_SHARING = 0.6
 """The step follows a tensor's deviation to this power. At 1, all tensors get the same bits; at 0, the same error."""
 _BITS_TO_SCALE = ((0.05, 4.5), (0.25, 2.7), (0.5, 2.0), (1.0, 1.2), (2.0, 0.55), (3.0, 0.27), (8.0, 0.0085))
 _ERROR_TO_SCALE = ((0.0001, 0.02), (0.01, 0.3), (0.1, 1.0), (1.0, 2.5))
