@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "checkpoint": {"errors", "limits", "container"},
     "pipeline": {"errors", "limits", "container", "codec", "encode", "backends", "checkpoint"},
     "hub": {"errors", "limits", "container", "pipeline"},
+    "report": {"errors", "limits", "container", "codec", "encode", "backends", "checkpoint", "pipeline"},
     "integrations": {"errors", "container", "codec", "backends", "pipeline"},
-    "cli": {"errors", "limits", "container", "encode", "backends", "pipeline", "hub", "checkpoint"},
+    "cli": {"errors", "limits", "container", "encode", "backends", "pipeline", "report", "hub", "checkpoint"},
 }
 """Between the parts of ddct_format; codecs name the backend's interface only to say what is handed in."""
 
@@ -132,7 +133,7 @@ def test_help_does_not_import_the_heavy_parts() -> None:
     script = (
         "import sys; from ddct_format.cli.main import cli\n"
         "cli.main(['--help'], standalone_mode=False)\n"
-        "heavy = {'torch', 'numpy', 'zstandard', 'huggingface_hub', 'watchdog'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'zstandard', 'huggingface_hub', 'watchdog', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -22,6 +22,8 @@ _COMMANDS = {
     "pack": ("pack", "Write a fine-tune as one .ddct file."),
     "pull": ("pull", "Fetch a model from a hub and unpack it."),
     "push": ("push", "Publish an archive on a hub."),
+    "report": ("report", "Write a page that shows what an archive holds and how close it comes."),
+    "sweep": ("sweep", "Compare presets, and the choices behind them, on one fine-tune."),
     "unpack": ("unpack", "Restore a model directory from an archive and its base."),
     "verify": ("verify", "Check an archive, and with its base everything that it decodes to."),
 }

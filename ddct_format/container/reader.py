@@ -186,12 +186,13 @@ class ArchiveReader:
 
     def stored_size(self, name: str) -> int:
         """Stored bytes of all chunks of all layers of a tensor."""
-        offsets = self._table.offsets
-        total = 0
-        for starts, layer in zip(self._table.layers, self.tensors[name].layers, strict=False):
-            first = starts[name]
-            total += offsets[first + chunk_count(layer.size, self.metadata.chunk_size)] - offsets[first]
-        return total
+        return sum(self.stored_layer_size(name, index) for index in range(len(self.tensors[name].layers)))
+
+    def stored_layer_size(self, name: str, layer: int) -> int:
+        """Stored bytes of all chunks of one layer of a tensor."""
+        offsets, first = self._table.offsets, self._table.layers[layer][name]
+        size = self.tensors[name].layers[layer].size
+        return offsets[first + chunk_count(size, self.metadata.chunk_size)] - offsets[first]
 
     def file(self, path: str) -> bytes:
         """The bytes of a side file, its digest checked; KeyError if the archive has none of that path.

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from ..container.publish import temporary_path
@@ -67,7 +68,7 @@ class Evaluation:
         try:
             model = folder / "model"
             unpack(archive, base, model, device=device, threads=threads)
-            value = self._run(model)
+            value = self.measure(model)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if self.smallest is not None and not value >= self.smallest:
@@ -76,7 +77,13 @@ class Evaluation:
             raise QualityError(f"the decoded model's metric is {value:g}, above {self.largest:g}")
         return value
 
-    def _run(self, model: Path) -> float:
+    def measure(self, model: Path) -> float:
+        """Run the command on a model directory.
+
+        Raises:
+            QualityError: it failed, or printed no finite number.
+            ConfigError: it cannot be run at all.
+        """
         try:
             words = shlex.split(self.command)
         except ValueError as error:
@@ -98,6 +105,8 @@ class Evaluation:
         value = read_metric(result.stdout)
         if value is None:
             raise QualityError("the evaluation command printed no number")
+        if not isfinite(value):
+            raise QualityError(f"the evaluation command measured {value:g}")
         return value
 
 
