@@ -1,12 +1,14 @@
 """The codec's primitives, once per kind of hardware, bit for bit the same.
 
-``reference`` (numpy) is slow and normative; ``cpu`` runs the same steps through torch, ``cuda`` in Triton kernels.
+``reference`` (numpy) is slow and normative; ``cpu`` is the native core, or torch where that was not built; ``cuda``
+runs Triton kernels.
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
+from .. import native
 from ..errors import ConfigError
 from .interface import Backend
 
@@ -35,6 +37,11 @@ def get_backend(name: str) -> Backend:
 
         return ReferenceBackend()
     if name == "cpu":
+        if native.core is not None:
+            from .native_cpu import NativeCpuBackend
+
+            return NativeCpuBackend(native.core)
+        native.warn_without_core()
         from .torch_cpu import TorchCpuBackend
 
         return TorchCpuBackend()

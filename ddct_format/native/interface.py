@@ -122,5 +122,50 @@ class Encode(Protocol):
         """Run bytes, none for a dense class, and packed symbols or values."""
 
 
-class Core(InstructionSets, Symbols, Encode, Protocol):
+class Dctq(Protocol):
+    """Functions of ``src/dctq.c``."""
+
+    def dctq_open(
+        self,
+        payload: Buffer,
+        shape: tuple[int, int, int],
+        transform: int,
+        affine: bool,
+        rank: int,
+        sections: tuple[int, ...],
+        keys: tuple[bool, bool],
+        classes: list[tuple[bytes, int, int, int, int, int]],
+        /,
+    ) -> object:
+        """Get a layer of dctq.v1 ready to be decoded, once; it keeps the payload alive.
+
+        Args:
+            payload: as ``split_payload`` has checked it.
+            shape: rows and columns of the view, and the patch size.
+            transform: 0 dct, 1 hadamard, 2 none.
+            sections: where ``scales``, ``multipliers``, ``row_keys``, ``col_keys``, ``left``, ``right``, ``class_map``
+                and ``ranges`` begin, and how many patches have ranges.
+            keys: whether rows and columns have them.
+            classes: of each the levels as int8, number of symbols, start and stop of the packed bytes, and of
+                the run bytes, −1 for a dense class.
+
+        Raises:
+            MemoryError: it takes 2 bytes for each column and term, 8 for each row with a key, and with column keys
+                4 for each column and a row of patches as float32.
+        """
+
+    def dctq_decode(
+        self, layer: object, base: Buffer | None, base_type: int, out: Buffer, out_type: int, budget: int, /
+    ) -> int:
+        """Go on decoding for about ``budget`` elements; types are 0 BF16, 1 F16, 2 F32.
+
+        Args:
+            base: the base's bytes, or None for the delta itself, as float32. The same in every call, as ``out`` is.
+
+        Returns:
+            Bytes of ``out`` that are finished.
+        """
+
+
+class Core(Dctq, Encode, InstructionSets, Symbols, Protocol):
     """All of it."""

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "dctq_layer.h"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAVE_X86_LEVELS 1
 #else
@@ -18,6 +20,12 @@
 typedef struct kernel_table {
     /* Do `runs` stay within `count` symbols (section 7.2.5)? Counts the symbols other than 0. */
     bool (*sparse_valid)(const uint8_t *runs, uint64_t runs_size, uint64_t count, uint64_t *others);
+    void (*dense_table)(const int8_t *levels, uint32_t alphabet, uint64_t table[256]);
+    /* Fill the scratch memory of a layer that is about to be decoded. */
+    void (*prepare_patches)(dctq_layer *layer);
+    /* Decode until about `budget` elements are finished; true when all are. The floating-point environment is the
+     * default one. */
+    bool (*decode_some)(dctq_layer *layer, const dctq_target *target, uint64_t budget);
     const encode_table *encode;
 } kernel_table;
 

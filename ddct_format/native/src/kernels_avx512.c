@@ -1,15 +1,18 @@
-/* The kernels for AVX-512 (F, BW, DQ, VL). */
-#include "kernels.h"
-
-#if HAVE_X86_LEVELS
-#include <immintrin.h>
+/* The kernels for AVX-512 (F, BW, DQ, VL and VNNI). */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), apply_to = function)
 #else
-#pragma GCC target("avx2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #endif
 
+#define USE_AVX512
 #define KERNEL_TABLE kernels_avx512
 #include "kernels_body.h"
 
@@ -17,5 +20,5 @@
 #pragma clang attribute pop
 #endif
 #else
-typedef int nothing_here;
+typedef int nothing_for_other_processors;
 #endif

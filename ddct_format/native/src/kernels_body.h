@@ -2,11 +2,24 @@
  * kernels of the C reader are compiled here, too, with internal linkage. */
 #define DDCT_KERNEL static inline
 #define DDCT_PORTABLE /* no dispatch inside */
+#include "kernels.h"
+
 #include "../../../spec/readers/c/ddct_kernels.c"
+
+#include "vectors.h"
+
+#include "transform_body.h"
+
+#include "low_rank_body.h"
+
+#include "decode_body.h"
 
 #include "encode_body.h"
 
 const kernel_table KERNEL_TABLE = {
     .sparse_valid = ddct_sparse_valid,
+    .dense_table = ddct_dense_table,
+    .prepare_patches = prepare_patches,
+    .decode_some = decode_some,
     .encode = &encode_functions,
 };
