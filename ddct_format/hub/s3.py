@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,11 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"([A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*)?", re.ASCII)
 _PART_BYTES = 16 << 20
 _PIECE = 1 << 20
+_MAX_UPLOAD_SECONDS = 24 * 3600
+"""No writer is at work on one archive for so long."""
 _MISSING = ("404", "NoSuchKey", "NotFound")
-_NO_CONDITIONS = ("501", "NotImplemented", "InvalidArgument", "InvalidRequest")
+_FORBIDDEN = ("403", "AccessDenied", "405", "MethodNotAllowed")
+_UNSUPPORTED = ("501", "NotImplemented", "InvalidArgument", "InvalidRequest")
 
 
 class S3Hub:
@@ -71,10 +75,17 @@ class S3Hub:
         parse_pointer(raw)
         there, condition = self._read_pointer(name)
         size = self._object_size(self._object_key(pointer))
-        if size != pointer.size:
+        # What this name stood for already was read back then; what others left is not believed.
+        if size != pointer.size or (there != pointer and not self._is_intact(pointer)):
             self._put_object(pointer, path, replace=size is not None)
-        if there != pointer:
+        if there == pointer:
+            return
+        try:
             self._put(self._pointer_key(name), raw, condition)
+        except _AlreadyThereError:
+            # The client repeats a request whose answer was lost, and then meets its own work.
+            if self.get_pointer(name) != pointer:
+                raise
 
     def read_archive(self, name: str, pointer: Pointer, begin: int, end: int | None = None) -> Iterator[bytes]:
         check_name(name)
@@ -102,28 +113,51 @@ class S3Hub:
                 self._client.delete_object(Bucket=self._bucket, Key=self._object_key(pointer))
 
     def remove_leftovers(self) -> int:
-        """Nothing: an upload in parts that a dead writer began is aborted by the next one of the same archive."""
-        return 0
+        """Abort uploads in parts that began more than a day ago: their parts cost money, and no list shows them.
+
+        A younger one of a dead writer is aborted by the next upload of the same archive.
+        """
+        removed = 0
+        for upload in self._unfinished_uploads(f"{self._prefix}objects/"):
+            age = time.time() - upload["Initiated"].timestamp()
+            if age > _MAX_UPLOAD_SECONDS:
+                self._abort(upload)
+                removed += 1
+        return removed
 
     def _put_object(self, pointer: Pointer, path: Path, *, replace: bool) -> None:
         key = self._object_key(pointer)
-        self._abort_uploads(key)
+        for upload in self._unfinished_uploads(key):
+            if upload["Key"] == key:
+                self._abort(upload)
         with _open(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != pointer.sha256 or file.tell() != pointer.size:
                 raise HubError("the file to publish does not have the expected size and sha256", place=path)
             file.seek(0)
-            if pointer.size <= _PART_BYTES:
-                with contextlib.suppress(_AlreadyThereError):
-                    self._put(key, file.read(_PART_BYTES + 1), {} if replace else {"IfNoneMatch": "*"})
-            else:
-                self._put_parts(key, file, {} if replace else {"IfNoneMatch": "*"})
-        hasher = hashlib.sha256()
-        for piece in self._read(key, 0, pointer.size + 1):
-            hasher.update(piece)
-        if hasher.hexdigest() != pointer.sha256:
+            condition = {} if replace else {"IfNoneMatch": "*"}
+            try:
+                if pointer.size <= _PART_BYTES:
+                    self._put(key, file.read(_PART_BYTES + 1), condition)
+                else:
+                    self._put_parts(key, file, condition)
+            except _AlreadyThereError:
+                pass
+            except HubError:
+                # The answer may be lost though all was done: what the store holds decides.
+                with contextlib.suppress(HubError):
+                    if self._is_intact(pointer):
+                        return
+                raise
+        if not self._is_intact(pointer):
             with self._errors():
                 self._client.delete_object(Bucket=self._bucket, Key=key)
             raise HubError("the store gave back other bytes than were sent; they were removed", place=self.location)
+
+    def _is_intact(self, pointer: Pointer) -> bool:
+        hasher = hashlib.sha256()
+        for piece in self._read(self._object_key(pointer), 0, pointer.size + 1):
+            hasher.update(piece)
+        return hasher.hexdigest() == pointer.sha256
 
     def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
         """Write a small object if the condition holds; without it where the store has no conditions."""
@@ -132,7 +166,7 @@ class S3Hub:
             try:
                 self._client.put_object(**arguments, **condition)
             except Exception as error:
-                if not condition or _code(error) not in _NO_CONDITIONS:
+                if not condition or _code(error) not in _UNSUPPORTED:
                     raise
                 self._client.put_object(**arguments)
 
@@ -152,7 +186,7 @@ class S3Hub:
                 except Exception as error:
                     if _code(error) in ("412", "PreconditionFailed"):
                         self._client.abort_multipart_upload(**upload)
-                    elif condition and _code(error) in _NO_CONDITIONS:
+                    elif condition and _code(error) in _UNSUPPORTED:
                         self._client.complete_multipart_upload(**done)
                     else:
                         raise
@@ -161,12 +195,24 @@ class S3Hub:
                     self._client.abort_multipart_upload(**upload)
                 raise
 
-    def _abort_uploads(self, key: str) -> None:
-        for page in self._pages("list_multipart_uploads", Prefix=key):
-            for upload in page.get("Uploads", ()):
-                if upload["Key"] == key:
-                    with self._errors():
-                        self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload["UploadId"])
+    def _unfinished_uploads(self, prefix: str) -> list[dict[str, Any]]:
+        """Uploads in parts that were begun; none if the store does not list them, or not to us."""
+        found: list[dict[str, Any]] = []
+        try:
+            for page in self._pages("list_multipart_uploads", Prefix=prefix):
+                found += page.get("Uploads", ())
+        except HubError as error:
+            if _code(error.__cause__) not in (*_UNSUPPORTED, *_FORBIDDEN):
+                raise
+        return found
+
+    def _abort(self, upload: dict[str, Any]) -> None:
+        with self._errors():
+            try:
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+            except Exception as error:
+                if _code(error) != "NoSuchUpload":
+                    raise
 
     def _read_pointer(self, name: str) -> tuple[Pointer | None, dict[str, str]]:
         """The pointer, and the condition under which it may be replaced: that it is still this one."""
@@ -241,7 +287,7 @@ class _AlreadyThereError(HubError):
     """A condition did not hold."""
 
 
-def _code(error: Exception) -> str:
+def _code(error: BaseException | None) -> str:
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
         return ""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import shutil
+import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hub_objects import MakeObject, Object
-from hub_servers import MiniHub
+from hub_servers import MiniHub, S3Store
 from safetensors.numpy import save_file
 
 
@@ -66,38 +71,76 @@ def hf_weak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniHub]:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """An S3 store in this process, with the bucket ``bucket``; its URL."""
+def s3_store() -> Iterator[S3Store]:
+    """An S3 store in this process, with the bucket ``bucket``, and faults on demand."""
     yield from _serve_s3(weak=False)
+
+
+@pytest.fixture
+def s3(s3_store: S3Store) -> str:
+    """The URL of that store, which has no faults."""
+    s3_store.faults.clear()
+    return s3_store.url
 
 
 @pytest.fixture(scope="session")
 def s3_weak() -> Iterator[str]:
-    """One that knows neither conditions nor ranges."""
-    yield from _serve_s3(weak=True)
+    """The URL of one that knows neither conditions nor ranges."""
+    for store in _serve_s3(weak=True):
+        yield store.url
 
 
-def _serve_s3(*, weak: bool) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def s3rver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of npm's s3rver, whose answers are not moto's: it ignores conditions and lists no unfinished uploads."""
+    boto3 = pytest.importorskip("boto3")
+    local = Path(__file__).parents[2] / "build/s3rver/node_modules/.bin/s3rver"
+    program = shutil.which("s3rver") or (local if local.exists() else None)
+    if program is None:
+        pytest.skip("s3rver is not installed: npm install --prefix build/s3rver s3rver")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    root = tmp_path_factory.mktemp("s3rver")
+    server = subprocess.Popen(
+        [program, "--directory", root, "--port", str(port), "--address", "127.0.0.1", "--configure-bucket", "bucket"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with _credentials():
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
+        for _ in range(100):
+            with contextlib.suppress(Exception):
+                client.list_objects_v2(Bucket="bucket")
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    server.kill()
+    server.wait()
+
+
+def _serve_s3(*, weak: bool) -> Iterator[S3Store]:
     boto3 = pytest.importorskip("boto3")
     moto = pytest.importorskip("moto.server")
     from werkzeug.serving import make_server
 
-    store = moto.DomainDispatcherApplication(moto.create_backend_app)
-
-    def application(environ: dict[str, object], start_response: object) -> object:
-        for header in ("IF_MATCH", "IF_NONE_MATCH", "RANGE") if weak else ():
-            environ.pop(f"HTTP_{header}", None)
-        return store(environ, start_response)
-
-    server = make_server("127.0.0.1", 0, application, threaded=True)
+    store = S3Store(moto.DomainDispatcherApplication(moto.create_backend_app), weak=weak)
+    server = make_server("127.0.0.1", 0, store, threaded=True)
+    store.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "us-east-1")):
-            patch.setenv(f"AWS_{name}", value)
-        url = f"http://127.0.0.1:{server.server_port}"
-        boto3.client("s3", endpoint_url=url).create_bucket(Bucket="bucket")
-        yield url
+    with _credentials():
+        boto3.client("s3", endpoint_url=store.url).create_bucket(Bucket="bucket")
+        yield store
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@contextlib.contextmanager
+def _credentials() -> Iterator[None]:
+    """s3rver knows only these; moto takes any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "S3RVER")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "S3RVER")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield

@@ -40,7 +40,7 @@ HOSTILE_NAMES = [
 ]
 
 
-@pytest.fixture(params=["directory", "hf-lfs", "hf-xet", "hf-weak", "hf-tags", "s3", "s3-weak"])
+@pytest.fixture(params=["directory", "hf-lfs", "hf-xet", "hf-weak", "hf-tags", "s3", "s3-weak", "s3rver"])
 def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Hub:
     kind = request.param
     if kind == "directory":
