@@ -38,7 +38,8 @@ def list_command(hub: str, endpoint: str | None, token_file: str | None, as_json
     name="check",
     help=f"""Try on HUB ({HUB_HELP}) whether it keeps what ddct needs.
 
-    Publishes 6 MB of random bytes under a name of its own and removes them. On hf:// that makes a few commits.""",
+    Publishes 6 MB of random bytes under a name of its own and removes them. On hf:// that makes a few commits.
+    Notes say what else is worth knowing. Exit status 11 if a promise is not kept.""",
 )
 @click.argument("hub")
 @hub_options
@@ -59,6 +60,8 @@ def check_command(
         steps.append(step)
         if not as_json:
             click.echo(f"{'ok  ' if step.problem is None else 'FAIL'}  {step.promise}")
+            for finding in step.findings:
+                click.echo(f"note  {finding}")
     if as_json:
         print_json({"steps": [asdict(step) for step in steps]})
     problems = [step.problem for step in steps if step.problem is not None]

@@ -22,10 +22,15 @@ _BYTES = 3 << 20
 
 @dataclass(frozen=True, slots=True)
 class CheckStep:
-    """One promise: what was tried, and what went wrong; None if it was kept."""
+    """Attributes:
+    promise: what was tried.
+    problem: what went wrong; None if the promise was kept.
+    findings: what else is worth knowing, in plain sentences; no reason not to use the hub.
+    """
 
     promise: str
     problem: str | None
+    findings: tuple[str, ...] = ()
 
 
 def check_hub(hub: Hub) -> Iterator[CheckStep]:
@@ -42,6 +47,11 @@ def check_hub(hub: Hub) -> Iterator[CheckStep]:
                 yield CheckStep(promise, problem)
                 if problem is not None:
                     return
+            findings: list[str] = []
+            problem = _try(lambda: findings.extend(hub.look_closer(name, steps.published)))
+            yield CheckStep("and stays what it is when things are tried on it", problem, tuple(findings))
+            if problem is not None:
+                return
         finally:
             problem = _try(lambda: hub.remove(name))
         yield CheckStep("what was published for this check is removed", problem)
@@ -69,6 +79,11 @@ class _Steps:
         yield "the name is listed", self._listed
         yield "another archive takes over the name", lambda: self._publish(self._second, "second")
         yield "and comes back", lambda: self._fetch(self._second)
+
+    @property
+    def published(self) -> Pointer:
+        """What the name stands for after all steps."""
+        return self._second
 
     def _unknown(self) -> None:
         _require(self._hub.get_pointer(self._name) is None, "a name that nobody used stands for something")

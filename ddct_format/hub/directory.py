@@ -134,6 +134,10 @@ class DirectoryHub:
             if not shared:
                 self._object_path(pointer.sha256).unlink(missing_ok=True)
 
+    def look_closer(self, name: str, pointer: Pointer) -> tuple[str, ...]:
+        free = shutil.disk_usage(self._root).free
+        return (f"{free / 1e9:.1f} GB are free",)
+
     def remove_leftovers(self) -> int:
         incoming = self._root / "incoming"
         removed = 0

@@ -57,6 +57,7 @@ class HuggingFaceHub:
         self._wanted_layout = options.layout
         self._found_layout: Layout | None = None
         self._client = Client(repository, options)
+        self._old_commit: str | None = None
 
     def get_pointer(self, name: str) -> Pointer | None:
         check_name(name)
@@ -162,6 +163,43 @@ class HuggingFaceHub:
         if layout == "tags":
             self._client.remove_tag(name)
 
+    def look_closer(self, name: str, pointer: Pointer) -> tuple[str, ...]:
+        head = self._client.head()
+        layout = self._layout_to_read()
+        if head is None or layout is None:
+            raise HubError("the repository is not there any more", place=self.location)
+        place = place_of(layout, name)
+        told = self._client.file_digest(place.archive, head.commit) == pointer.sha256
+        return (
+            f"the repository is {'private' if head.private else 'not private'}; checkpoints are kept as {layout}",
+            f"uploads go to {'Xet storage' if self._client.uses_xet() else 'large file storage, it has no Xet'}",
+            "it tells the digests of files"
+            if told
+            else "it does not tell the digests of files: each archive is read back once to compare it",
+            "it honours ranges: broken downloads go on where they ended"
+            if self._client.honours_ranges(place.archive, place.revision)
+            else "it ignores ranges: a download that goes on is sent from its beginning again",
+            "it refuses commits on top of an older state: two publishers cannot overwrite each other unseen"
+            if self._refuses_old_parents(head.commit)
+            else "it takes commits on top of an older state: let one publisher alone write to a repository",
+        )
+
+    def _refuses_old_parents(self, commit: str) -> bool:
+        """Try it, and take it back if it was let through."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        if self._old_commit is None:
+            return False
+        path = "ddct-check.txt"
+        with contextlib.suppress(HubError):
+            self._client.commit("Check", [CommitOperationAdd(path, b"may be deleted\n")], self._old_commit)
+        after = self._client.head()
+        if after is None or after.commit == commit:
+            return True
+        with contextlib.suppress(HubError):
+            self._client.commit("Take it back", [CommitOperationDelete(path, is_folder=False)], after.commit)
+        return False
+
     def remove_leftovers(self) -> int:
         """Nothing: what was uploaded without a commit is the service's to clear."""
         return 0
@@ -228,6 +266,7 @@ class HuggingFaceHub:
                 raise HubError("the repository is not there", place=self.location)
             if is_in(head.commit):
                 return head.commit
+            self._old_commit = head.commit
             try:
                 self._client.commit(message, operations(), head.commit)
                 problem = HubError("the commit was accepted, but the hub does not show it", place=self.location)

@@ -92,6 +92,22 @@ class Client:
             return [(str(item["id"]), str(item["title"])) for item in answer.json()]
         return []
 
+    def honours_ranges(self, path: str, revision: str) -> bool:
+        """Whether the first byte of a file can be had alone."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, http_stream_backoff
+
+        url = hf_hub_url(self._repository, path, revision=revision, endpoint=self._api.endpoint)
+        headers = build_hf_headers(token=self._api.token) | {"Range": "bytes=0-0"}
+        with self._errors(), http_stream_backoff("GET", url, headers=headers, **_RETRIES) as response:
+            return bool(response.status_code == 206)
+
+    def uses_xet(self) -> bool:
+        """Whether uploads go to Xet storage, and not to git's large file storage."""
+        with self._errors():
+            self._choose_transfer()
+        return bool(self._xet)
+
     def tags(self) -> tuple[str, ...]:
         """Names of all tags."""
         with self._errors():

@@ -64,6 +64,13 @@ class Hub(Protocol):
         """Forget ``name``, and its bytes unless another name needs them; nothing happens if it is not there."""
         ...
 
+    def look_closer(self, name: str, pointer: Pointer) -> tuple[str, ...]:
+        """What a user should know about this hub before trusting it, one plain sentence each; for ``check``.
+
+        Tries things out on ``name``, which stands for ``pointer`` before and afterwards.
+        """
+        ...
+
     def remove_leftovers(self) -> int:
         """Remove what interrupted writers left behind, not what running ones work on; how many."""
         ...

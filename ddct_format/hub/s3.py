@@ -112,13 +112,33 @@ class S3Hub:
             if not shared:
                 self._client.delete_object(Bucket=self._bucket, Key=self._object_key(pointer))
 
+    def look_closer(self, name: str, pointer: Pointer) -> tuple[str, ...]:
+        found = []
+        try:
+            self._put(self._pointer_key(name), serialise_pointer(pointer), {"IfNoneMatch": "*"})
+            found.append("it ignores conditions: of two publishers of one name, the last one wins")
+        except _AlreadyThereError:
+            found.append("it honours conditions: two publishers of one name cannot overwrite each other unseen")
+        with self._errors():
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._object_key(pointer), Range="bytes=0-0")
+            answer["Body"].close()
+        if "ContentRange" in answer:
+            found.append("it honours ranges: broken downloads go on where they ended")
+        else:
+            found.append("it ignores ranges: a download that goes on is sent from its beginning again")
+        if self._unfinished_uploads(f"{self._prefix}objects/") is None:
+            found.append(
+                "it does not list unfinished uploads: let a rule of the bucket remove those of interrupted writers"
+            )
+        return tuple(found)
+
     def remove_leftovers(self) -> int:
         """Abort uploads in parts that began more than a day ago: their parts cost money, and no list shows them.
 
         A younger one of a dead writer is aborted by the next upload of the same archive.
         """
         removed = 0
-        for upload in self._unfinished_uploads(f"{self._prefix}objects/"):
+        for upload in self._unfinished_uploads(f"{self._prefix}objects/") or ():
             age = time.time() - upload["Initiated"].timestamp()
             if age > _MAX_UPLOAD_SECONDS:
                 self._abort(upload)
@@ -127,7 +147,7 @@ class S3Hub:
 
     def _put_object(self, pointer: Pointer, path: Path, *, replace: bool) -> None:
         key = self._object_key(pointer)
-        for upload in self._unfinished_uploads(key):
+        for upload in self._unfinished_uploads(key) or ():
             if upload["Key"] == key:
                 self._abort(upload)
         with _open(path) as file:
@@ -195,8 +215,8 @@ class S3Hub:
                     self._client.abort_multipart_upload(**upload)
                 raise
 
-    def _unfinished_uploads(self, prefix: str) -> list[dict[str, Any]]:
-        """Uploads in parts that were begun; none if the store does not list them, or not to us."""
+    def _unfinished_uploads(self, prefix: str) -> list[dict[str, Any]] | None:
+        """Uploads in parts that were begun; None if the store does not list them, or not to us."""
         found: list[dict[str, Any]] = []
         try:
             for page in self._pages("list_multipart_uploads", Prefix=prefix):
@@ -204,6 +224,7 @@ class S3Hub:
         except HubError as error:
             if _code(error.__cause__) not in (*_UNSUPPORTED, *_FORBIDDEN):
                 raise
+            return None
         return found
 
     def _abort(self, upload: dict[str, Any]) -> None:

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_servers import MiniHub
 
-from ddct_format.hub import DirectoryHub, Pointer, check_hub
+from ddct_format.hub import DirectoryHub, Hub, HubOptions, Pointer, check_hub, open_hub
 
 
 class ForgetfulHub(DirectoryHub):
@@ -46,13 +45,49 @@ def ddct(*arguments: object, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_the_command_checks_a_real_endpoint(hf_lfs: MiniHub, s3: str, tmp_path: Path) -> None:
-    hf = ["hf://acme/checked", "--endpoint", hf_lfs.url, "--token-file", hf_lfs.token_file]
-    for where in (hf, ["s3://bucket/checked", "--endpoint", s3], [tmp_path]):
-        done = ddct("hub", "check", *where, "--json")
-        assert done.returncode == 0, done.stderr
-        assert len(json.loads(done.stdout)["steps"]) == 9
-    assert list(hf_lfs.repository("acme/checked")["files"]) == [".gitattributes", "README.md"]
+NOTES = {
+    "directory": ["GB are free"],
+    "hf_lfs": ["is private", "has no Xet", "tells the digests", "honours ranges", "refuses commits"],
+    "hf_xet": ["is private", "go to Xet", "tells the digests", "honours ranges", "refuses commits"],
+    "hf_weak": ["is private", "has no Xet", "does not tell the digests", "honours ranges", "takes commits"],
+    "hf_tags": ["kept as tags", "has no Xet", "tells the digests", "honours ranges", "refuses commits"],
+    "s3": ["honours conditions", "honours ranges"],
+    "s3_weak": ["ignores conditions", "ignores ranges"],
+    "s3rver": ["ignores conditions", "honours ranges", "does not list unfinished uploads"],
+}
+
+
+@pytest.mark.parametrize("kind", NOTES)
+def test_what_each_kind_of_hub_keeps_and_lacks_is_said(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if kind == "directory":
+        hub: Hub = DirectoryHub(tmp_path)
+    else:
+        server = request.getfixturevalue("hf_lfs" if kind == "hf_tags" else kind)
+        layout = "tags" if kind == "hf_tags" else None
+        if kind.startswith("s3"):
+            hub = open_hub("s3://bucket/checked", HubOptions(server))
+        else:
+            hub = open_hub(f"hf://acme/checked-{kind}", HubOptions(server.url, str(server.token_file), layout=layout))
+    steps = list(check_hub(hub))
+    assert [step.problem for step in steps] == [None] * 10
+    notes = [note for step in steps for note in step.findings]
+    assert len(notes) == len(NOTES[kind])
+    for note, words in zip(notes, NOTES[kind], strict=True):
+        assert words in note
+    assert hub.list_names() == ()
+    if kind.startswith("hf"):
+        assert list(server.repository(f"acme/checked-{kind}")["files"]) == [".gitattributes", "README.md"]
+
+
+def test_the_command_prints_promises_and_notes(tmp_path: Path) -> None:
+    done = ddct("hub", "check", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ok  ") == 10
+    assert done.stdout.count("note  ") == 1
+    steps = json.loads(ddct("hub", "check", tmp_path, "--json").stdout)["steps"]
+    assert len(steps) == 10
 
 
 def test_the_command_fails_with_the_status_of_hubs(tmp_path: Path) -> None:
