@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import device_option
+from .options import device_option, resource_options
 from .output import json_option, print_json, print_table, show_progress
 
 __all__ = ["command"]
@@ -25,7 +25,7 @@ __all__ = ["command"]
     help="Draw importance maps and histograms of so many tensors: those that take the most bytes.",
 )
 @device_option
-@click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
+@resource_options
 @json_option
 def command(
     archive: Path,
@@ -35,6 +35,8 @@ def command(
     largest: int,
     device: str,
     threads: int | None,
+    memory: int,
+    drop_cache: bool,
     as_json: bool,
 ) -> None:
     """Write a page that shows what ARCHIVE holds: bits and errors by tensor, bytes by part, changes of weights.
@@ -51,7 +53,15 @@ def command(
     if out is not None:
         check_new(out)
     report = report_archive(
-        archive, base, against, largest=largest, device=device, threads=threads, progress=show_progress(as_json)
+        archive,
+        base,
+        against,
+        largest=largest,
+        device=device,
+        threads=threads,
+        memory=memory,
+        drop_cache=drop_cache,
+        progress=show_progress(as_json),
     )
     if out is not None:
         with new_file(out) as stream:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigError
-from .options import device_option
+from .options import device_option, resource_options
 from .output import json_option, print_json, show_progress
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _WIDTH = 11
 )
 @click.option("--archives", type=click.Path(path_type=Path), help="Leave all archives in this new directory.")
 @device_option
-@click.option("--threads", type=click.IntRange(1, 256), help="Worker threads; the cores, at most 8, by default.")
+@resource_options
 @json_option
 def command(
     base: Path,
@@ -65,6 +65,8 @@ def command(
     archives: Path | None,
     device: str,
     threads: int | None,
+    memory: int,
+    drop_cache: bool,
     as_json: bool,
 ) -> None:
     """Pack FINETUNED once per scheme, decode each archive, and show what it costs and keeps.
@@ -96,6 +98,8 @@ def command(
         archives=archives,
         device=device,
         threads=threads,
+        memory=memory,
+        drop_cache=drop_cache,
         on_row=show,
         progress=show_progress(as_json),
     )

@@ -8,7 +8,7 @@ let go behind; the base is always read so.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -28,7 +28,7 @@ from .archive import Archive
 from .digests import digest_stored
 from .parallel import DEFAULT_MEMORY, default_threads, map_finished
 
-__all__ = ["MIN_MEMORY", "Decoder"]
+__all__ = ["MIN_MEMORY", "Decoder", "Inspect"]
 
 MIN_MEMORY: Final = 1 << 20
 """Bytes; a working set below that is refused."""
@@ -38,6 +38,10 @@ _SHARES: Final = 4
 _PIECE: Final = 4 << 20
 
 Bytes = npt.NDArray[np.uint8]
+
+Inspect = Callable[[TensorRecord, Bytes, Region | None], None]
+"""Shown each decoded tensor, on the thread that decoded it and only for as long: its record, its bytes, and the region
+that they are mapped in, if they are, whose pages may be let go."""
 
 
 class Decoder:
@@ -75,7 +79,9 @@ class Decoder:
         self._scratch = scratch
         self._kept = threading.local()
 
-    def decode_all(self, writers: Sequence[SafetensorsWriter] | None = None) -> Iterator[TensorRecord]:
+    def decode_all(
+        self, writers: Sequence[SafetensorsWriter] | None = None, inspect: Inspect | None = None
+    ) -> Iterator[TensorRecord]:
         """Decode every tensor and write it with its shard's writer, or drop it; yields each record once it is done.
 
         Raises:
@@ -83,7 +89,7 @@ class Decoder:
         """
 
         def work(record: TensorRecord) -> TensorRecord:
-            self._decode_to(record, None if writers is None else writers[record.shard])
+            self._decode_to(record, None if writers is None else writers[record.shard], inspect)
             return record
 
         return map_finished(work, self._archive.tensors.values(), self._threads, cost=self._cost, budget=self._memory)
@@ -94,18 +100,22 @@ class Decoder:
         payload = max((layer.size for layer in record.layers), default=0)
         return min(record.nbytes, self._share) + min(payload, self._share) + min(2 * record.nbytes, 2 * self._share)
 
-    def _decode_to(self, record: TensorRecord, writer: SafetensorsWriter | None) -> None:
+    def _decode_to(self, record: TensorRecord, writer: SafetensorsWriter | None, inspect: Inspect | None) -> None:
+        inspect = inspect or _ignore
         if record.nbytes <= self._share:
             out = self._kept_buffer("result", record.nbytes)
             self._decode(record, out, None)
+            inspect(record, out, None)
             if writer is not None:
                 writer.write(record.name, out.data)
         elif writer is not None:
             with writer.region(record.name) as region:
                 self._decode(record, region.array, region)
+                inspect(record, region.array, region)
         else:
             region = temporary_region(self._scratch, record.nbytes)
             self._decode(record, region.array, region)
+            inspect(record, region.array, region)
 
     def _decode(self, record: TensorRecord, out: Bytes, region: Region | None) -> None:
         """Fill ``out``, which lies in ``region`` if that is not None."""
@@ -209,6 +219,10 @@ class Decoder:
             buffer = np.empty(nbytes, dtype=np.uint8)
             setattr(self._kept, use, buffer)
         return buffer[:nbytes]
+
+
+def _ignore(record: TensorRecord, out: Bytes, region: Region | None) -> None:
+    """For who wants tensors written, or only checked."""
 
 
 def _digest(pieces: Iterator[Bytes]) -> str:

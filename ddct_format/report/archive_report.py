@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from math import sqrt
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
 from ..backends import get_backend
-from ..backends.interface import Backend
-from ..checkpoint import Checkpoint, open_checkpoint
-from ..codec.floats import FLOAT_DTYPES
-from ..container.digest import model_id, tensor_digest
+from ..checkpoint import Checkpoint, Region, open_checkpoint, temporary_region
+from ..container.digest import model_id
 from ..container.records import TensorRecord
 from ..errors import CheckpointError
 from ..pipeline.archive import Archive, open_archive
-from ..pipeline.parallel import default_threads, map_ordered
+from ..pipeline.decoding import Decoder
+from ..pipeline.digests import digest_stored
+from ..pipeline.parallel import DEFAULT_MEMORY, default_threads
 from ..pipeline.progress import Progress, Tally
-from .distortion import Distortion, block_distortion, change_blocks
+from .distortion import Distortion, changes_of, distortion_of
 from .importance import importance_map
 from .statistics import Moments, ValueHistogram
-from .stored_bytes import file_parts, layer_parts
+from .stored_bytes import file_parts, layer_part, layer_parts
 
 __all__ = ["ArchiveReport", "Distribution", "ImportanceMap", "TensorReport", "report_archive"]
 
@@ -31,6 +33,8 @@ _BINS = 81
 _REACH = 4.0
 """Deviations to either side."""
 _MAP_SIDE = 192
+_SHARES = 4
+"""Of a thread's part of the memory, as the decoder has it."""
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -143,12 +147,15 @@ def report_archive(
     largest: int = 24,
     device: str = "cpu",
     threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    drop_cache: bool = False,
     progress: Progress | None = None,
 ) -> ArchiveReport:
     """Decode an archive, tensor by tensor, and measure it.
 
     Args:
         against: the fine-tune, to compare with.
+        memory, drop_cache: as for unpack.
         largest: importance maps and histograms are made of so many tensors, those that take the most bytes.
 
     Raises:
@@ -156,13 +163,15 @@ def report_archive(
             ``against`` lacks a tensor, or has it in another type or shape.
     """
     threads = threads or default_threads()
-    with open_archive(archive) as opened, open_checkpoint(base) as base_model:
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_archive(archive))
+        base_model = stack.enter_context(open_checkpoint(base, drop_cache=drop_cache))
         opened.check_base(base_model)
-        if against is None:
-            return _collect(opened, base_model, None, largest, device, threads, progress)
-        with open_checkpoint(against) as target:
+        target = None
+        if against is not None:
+            target = stack.enter_context(open_checkpoint(against, drop_cache=drop_cache))
             _check_target(opened, target)
-            return _collect(opened, base_model, target, largest, device, threads, progress)
+        return _collect(opened, base_model, target, largest, device, threads, memory, progress)
 
 
 def _check_target(archive: Archive, target: Checkpoint) -> None:
@@ -177,17 +186,6 @@ def _check_target(archive: Archive, target: Checkpoint) -> None:
             )
 
 
-@dataclass(slots=True)
-class _Measured:
-    """What a thread found of one tensor; merged in order."""
-
-    report: TensorReport
-    distortion: Distortion
-    moments: tuple[Moments, ...]
-    histograms: tuple[ValueHistogram, ...]
-    digest: str | None
-
-
 def _collect(
     archive: Archive,
     base: Checkpoint,
@@ -195,38 +193,34 @@ def _collect(
     largest: int,
     device: str,
     threads: int,
+    memory: int,
     progress: Progress | None,
 ) -> ArchiveReport:
     reader, metadata, records = archive.reader, archive.metadata, archive.tensors
     by_size = sorted(records, key=lambda name: (-reader.stored_size(name), name))
-    measurer = _Measurer(archive, base, target, set(by_size[:largest]), get_backend(device))
+    measurer = _Measurer(archive, base, target, set(by_size[:largest]), memory // (_SHARES * threads))
+    decoder = Decoder(archive, base, get_backend(device), threads=threads, memory=memory)
     tally = Tally(sum(record.nbytes for record in records.values()), "measuring", progress)
+    for record in decoder.decode_all(inspect=measurer.inspect):
+        tally.add(record.nbytes)
+    tensors = [measurer.tensors[name] for name in records]
     parts = file_parts(reader)
-    distortion = Distortion()
-    models = 1 if target is None else 2
-    moments = [Moments() for _ in range(models)]
-    histograms = [ValueHistogram() for _ in range(models)]
-    tensors: list[TensorReport] = []
-    digests: list[tuple[str, str, tuple[int, ...], str]] = []
-    for found in map_ordered(measurer.measure, records, threads):
-        tensor = found.report
-        tensors.append(tensor)
+    for tensor in tensors:
         for part, size in tensor.parts.items():
             parts[part] = parts.get(part, 0.0) + size
-        distortion += found.distortion
-        for number in range(len(found.moments)):
-            moments[number] += found.moments[number]
-            histograms[number].merge(found.histograms[number])
-        if found.digest is not None:
-            digests.append((tensor.name, tensor.dtype, tensor.shape, found.digest))
-        tally.add(records[tensor.name].nbytes)
+    distortion = sum((measurer.distortions[name] for name in records), Distortion())
+    moments = [sum((of[name] for name in records), Moments()) for of in measurer.moments]
+    distributions = _distributions(moments, measurer.histograms, with_histogram=True)
     parameters = sum(tensor.elements for tensor in tensors)
-    distributions = _distributions(moments, histograms, with_histogram=True)
+    is_packed = None
+    if target is not None:
+        entries = ((name, r.dtype, r.shape, measurer.digests[name]) for name, r in records.items())
+        is_packed = model_id(entries) == metadata.exact_id
     return ArchiveReport(
         archive=archive.place,
         base=str(base.path),
         against=None if target is None else str(target.path),
-        against_is_packed=None if target is None else model_id(digests) == metadata.exact_id,
+        against_is_packed=is_packed,
         content_id=archive.content_id,
         generator=metadata.generator,
         preset=metadata.quality.preset if metadata.quality else None,
@@ -244,26 +238,39 @@ def _collect(
         measured_error=None if target is None else distortion.error,
         cosine=None if target is None else distortion.cosine,
         parts=parts,
-        original=distributions[1] if models == 2 else None,
+        original=None if target is None else distributions[1],
         decoded=distributions[0],
         tensors=tensors,
     )
 
 
 class _Measurer:
-    """Measures single tensors; on several threads at once."""
+    """Measures each tensor on the thread that has decoded it; of weights, only sums are kept.
+
+    Attributes:
+        tensors, distortions, digests: by name; digests of the fine-tune's tensors, if there is one.
+        moments: of the decoded model and, if there is one, the fine-tune: by name.
+        histograms: of the same models, all tensors together.
+    """
 
     def __init__(
-        self, archive: Archive, base: Checkpoint, target: Checkpoint | None, detailed: set[str], backend: Backend
+        self, archive: Archive, base: Checkpoint, target: Checkpoint | None, detailed: set[str], share: int
     ) -> None:
         self._archive, self._base, self._target = archive, base, target
         self._detailed = detailed
-        self._backend = backend
+        self._share = share
+        self._lock = Lock()
+        models = 1 if target is None else 2
+        self.tensors: dict[str, TensorReport] = {}
+        self.distortions: dict[str, Distortion] = {}
+        self.digests: dict[str, str] = {}
+        self.moments: list[dict[str, Moments]] = [{} for _ in range(models)]
+        self.histograms = [ValueHistogram() for _ in range(models)]
 
-    def measure(self, name: str) -> _Measured:
-        record = self._archive.tensors[name]
-        reader = self._archive.reader
-        stored = reader.stored_size(name)
+    def inspect(self, record: TensorRecord, decoded: Bytes, region: Region | None) -> None:
+        """Measure a decoded tensor; see :data:`~ddct_format.pipeline.decoding.Inspect`."""
+        name = record.name
+        stored = self._archive.reader.stored_size(name)
         report = TensorReport(
             name=name,
             op=record.op,
@@ -276,52 +283,63 @@ class _Measurer:
             stored_error=record.error,
         )
         for index in range(len(record.layers)):
-            self._look_at_layer(record, index, report)
-        decoded = self._archive.decode(name, self._base, backend=self._backend)
-        models, digest = [decoded], None
+            self._take_apart(record, index, report)
+        self._compare(record, decoded, region, report)
         if self._target is not None:
-            true = np.frombuffer(self._target.read(name), dtype=np.uint8)
-            models.append(true)
-            digest = tensor_digest(true)
-        return self._compare(report, record, models, digest)
+            self.digests[name] = digest_stored(self._target, name)
+        self.tensors[name] = report
 
-    def _look_at_layer(self, record: TensorRecord, index: int, report: TensorReport) -> None:
+    def _take_apart(self, record: TensorRecord, index: int, report: TensorReport) -> None:
         reader = self._archive.reader
-        payload = np.frombuffer(reader.payload(record.name, index), dtype=np.uint8)
-        found = layer_parts(record, index, payload, reader.stored_layer_size(record.name, index))
+        stored = reader.stored_layer_size(record.name, index)
+        whole = layer_part(record.layers[index].codec)
+        if whole is not None:
+            report.parts[whole] = report.parts.get(whole, 0.0) + stored
+            return
+        found = layer_parts(record, index, self._payload(record, index), stored)
         for part, size in found.parts.items():
             report.parts[part] = report.parts.get(part, 0.0) + size
-        if record.name in self._detailed and found.params is not None and found.payload is not None:
+        if record.name in self._detailed:
             grid = found.params.grid
             values = importance_map(found.params, found.payload, found.class_bits, _MAP_SIDE)
             report.importance = ImportanceMap(grid.rows, grid.cols, grid.patch, values)
 
-    def _compare(
-        self, report: TensorReport, record: TensorRecord, models: list[Bytes], digest: str | None
-    ) -> _Measured:
-        moments = [Moments() for _ in models]
-        histograms = [ValueHistogram() for _ in models]
+    def _payload(self, record: TensorRecord, index: int) -> Bytes:
+        """A layer's payload; a large one lies in a file that vanishes with it."""
+        size = record.layers[index].size
+        region = temporary_region(None, size) if size > self._share else None
+        payload = np.empty(size, dtype=np.uint8) if region is None else region.array
+        position = 0
+        for piece in self._archive.reader.payload_pieces(record.name, index):
+            payload[position : position + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+            position += len(piece)
+        if region is not None:
+            region.release()
+        return payload
+
+    def _compare(self, record: TensorRecord, decoded: Bytes, region: Region | None, report: TensorReport) -> None:
+        moments = [Moments() for _ in self.moments]
+        histograms = [ValueHistogram() for _ in self.moments]
         distortion = Distortion()
-        before = self._base.tensors.get(record.name)
-        changed = (
-            before is not None and before.shape == record.shape and {before.dtype, record.dtype} <= set(FLOAT_DTYPES)
-        )
-        if before is None or not changed:
-            return _Measured(report, distortion, (), (), digest)
-        base = np.frombuffer(self._base.read(record.name), dtype=np.uint8)
-        for finite, changes in change_blocks(base, before.dtype, record.dtype, *models):
+        for finite, changes in changes_of(record, decoded, region, self._base, self._target):
             report.not_finite += int(finite.size - np.count_nonzero(finite))
             for number, values in enumerate(changes):
                 moments[number] += Moments.of(values)
                 histograms[number].add(values)
             if len(changes) == 2:
-                distortion += block_distortion(changes[1], changes[0])
-        found = _distributions(moments, histograms, with_histogram=record.name in self._detailed)
-        report.decoded = found[0]
-        if len(models) == 2:
-            report.original = found[1]
-            report.measured_error, report.cosine = distortion.error, distortion.cosine
-        return _Measured(report, distortion, tuple(moments), tuple(histograms), digest)
+                distortion += distortion_of(*changes)
+        if moments[0].count:
+            found = _distributions(moments, histograms, with_histogram=record.name in self._detailed)
+            report.decoded = found[0]
+            if self._target is not None:
+                report.original = found[1]
+                report.measured_error, report.cosine = distortion.error, distortion.cosine
+        self.distortions[record.name] = distortion
+        for number, found_moments in enumerate(moments):
+            self.moments[number][record.name] = found_moments
+        with self._lock:
+            for total, histogram in zip(self.histograms, histograms, strict=True):
+                total.merge(histogram)
 
 
 def _distributions(

@@ -16,7 +16,7 @@ from ..container.preamble import PREAMBLE_SIZE
 from ..container.reader import ArchiveReader
 from ..container.records import TensorRecord
 
-__all__ = ["PARTS", "LayerBytes", "file_parts", "layer_parts"]
+__all__ = ["PARTS", "LayerBytes", "file_parts", "layer_part", "layer_parts"]
 
 PARTS = {
     "metadata": "metadata",
@@ -33,6 +33,7 @@ PARTS = {
 }
 """Parts of a file, in the order in which they are shown, and their names in words."""
 
+_PIECE = 4 << 20
 _OF_SECTION = {
     "scales": "scales",
     "ranges": "scales",
@@ -48,17 +49,17 @@ _OF_SECTION = {
 
 @dataclass(frozen=True, slots=True)
 class LayerBytes:
-    """A layer's stored bytes, by part of ``PARTS``.
+    """A dctq.v1 layer's stored bytes, by part of ``PARTS``.
 
     Attributes:
-        params, payload: of a dctq.v1 layer, what it says.
-        class_bits: of a dctq.v1 layer, what a coefficient of each class takes, in bits.
+        params, payload: what the layer says.
+        class_bits: what a coefficient of each class takes, in bits.
     """
 
     parts: Mapping[str, float]
-    params: DctqParams | None = None
-    payload: StoredPayload | None = None
-    class_bits: tuple[float, ...] = ()
+    params: DctqParams
+    payload: StoredPayload
+    class_bits: tuple[float, ...]
 
 
 def file_parts(reader: ArchiveReader) -> dict[str, float]:
@@ -70,27 +71,26 @@ def file_parts(reader: ArchiveReader) -> dict[str, float]:
     return {"metadata": head, "table": table, "files": reader.file_size - head - table - tensors}
 
 
+def layer_part(codec: str) -> str | None:
+    """The part that a layer of this codec is as a whole; None for one that :func:`layer_parts` takes apart."""
+    return {raw.NAME: "carried", ulp.NAME: "exact", dctq.NAME: None}.get(codec, "other")
+
+
 def layer_parts(record: TensorRecord, index: int, payload: npt.NDArray[np.uint8], stored: int) -> LayerBytes:
-    """Split a layer's ``stored`` bytes.
+    """Split the ``stored`` bytes of a dctq.v1 layer.
 
     Sections share zstd frames: what is stored is shared out by what each section compresses to by itself.
 
     Args:
         payload: the layer's raw bytes, as :func:`~ddct_format.codec.registry.apply_layer` accepts them.
     """
-    codec = record.layers[index].codec
-    if codec == raw.NAME:
-        return LayerBytes({"carried": stored})
-    if codec == ulp.NAME:
-        return LayerBytes({"exact": stored})
-    if codec != dctq.NAME:
-        return LayerBytes({"other": stored})
     params = DctqParams.parse(_defined(record.layers[index].params), record.elements)
     found = dctq.split_payload(params, payload)
     compressor = zstandard.ZstdCompressor(level=1)
 
     def cost(start: int, stop: int) -> float:
-        return float(len(compressor.compress(payload[start:stop].data))) if stop > start else 0.0
+        pieces = (payload[place : min(place + _PIECE, stop)] for place in range(start, stop, _PIECE))
+        return float(sum(len(compressor.compress(piece.data)) for piece in pieces))
 
     parts: dict[str, float] = {}
     for section, (start, stop) in found.sections.items():

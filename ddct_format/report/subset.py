@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ..checkpoint import Checkpoint, OutputDirectory, SafetensorsWriter
-from ..pipeline.parallel import map_ordered
 
 __all__ = ["write_subset", "write_with_changes"]
+
+_PIECE = 4 << 20
 
 
 def write_subset(model: Checkpoint, names: Sequence[str], path: Path) -> None:
@@ -23,30 +23,18 @@ def write_subset(model: Checkpoint, names: Sequence[str], path: Path) -> None:
     infos = [model.tensors[name] for name in names if name in model.tensors]
     with SafetensorsWriter(path, [(info.name, info.dtype, info.shape) for info in infos], {}) as writer:
         for info in infos:
-            writer.write(info.name, model.read(info.name))
+            _copy(model, info.name, writer)
 
 
-def write_with_changes(
-    model: Checkpoint,
-    changed: Callable[[str], npt.NDArray[np.uint8] | None],
-    path: Path,
-    threads: int,
-    on_tensor: Callable[[int], None],
-) -> None:
-    """Write a copy of a model directory in which some tensors have other bytes.
+def write_with_changes(model: Checkpoint, changed: Checkpoint, path: Path, on_tensor: Callable[[int], None]) -> None:
+    """Write a copy of a model directory in which the tensors of ``changed`` take the place of its own.
 
     Args:
-        changed: the bytes of a tensor, by name; None for the model's own. Called on several threads.
         on_tensor: told the size of each tensor that was written.
 
     Raises:
         StorageError: there is no space, or another refusal of the operating system.
     """
-
-    def content(name: str) -> npt.NDArray[np.uint8]:
-        found = changed(name)
-        return np.frombuffer(model.read(name), dtype=np.uint8) if found is None else found
-
     infos = list(model.tensors.values())
     with OutputDirectory(path) as output:
         writers = [
@@ -55,9 +43,23 @@ def write_with_changes(
             )
             for number, shard in enumerate(model.shards)
         ]
-        for info, data in zip(infos, map_ordered(content, [info.name for info in infos], threads), strict=True):
-            writers[info.shard].write(info.name, data.data)
+        for info in infos:
+            _copy(changed if info.name in changed.tensors else model, info.name, writers[info.shard])
             on_tensor(info.nbytes)
         for file in model.side_files():
             output.write_file(file.path, model.read_side_file(file.path))
         output.commit()
+
+
+def _copy(model: Checkpoint, name: str, writer: SafetensorsWriter) -> None:
+    data = model.read(name)
+    if data.nbytes <= _PIECE:
+        writer.write(name, data)
+        return
+    source = np.frombuffer(data, dtype=np.uint8)
+    with writer.region(name) as region:
+        for start in range(0, source.size, _PIECE):
+            stop = min(start + _PIECE, source.size)
+            region.array[start:stop] = source[start:stop]
+            region.release(start, stop)
+            model.release(name, start, stop)

@@ -17,16 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends import get_backend
-from ..checkpoint import Checkpoint, open_checkpoint
-from ..codec.floats import FLOAT_DTYPES
+from ..checkpoint import Checkpoint, Region, SafetensorsWriter, open_checkpoint
 from ..container.dtypes import element_count
+from ..container.records import TensorRecord
 from ..errors import ConfigError, DdctError, OutputExistsError, QualityError, StorageError
 from ..pipeline.archive import Archive, open_archive
+from ..pipeline.decoding import Decoder
 from ..pipeline.guard import Evaluation
 from ..pipeline.pack import PackReport, pack
-from ..pipeline.parallel import default_threads, map_ordered
+from ..pipeline.parallel import DEFAULT_MEMORY
 from ..pipeline.progress import Progress, Tally
-from .distortion import Distortion, measure_distortion
+from .distortion import Distortion, changes_of, distortion_of
 from .schemes import Scheme
 from .subset import write_subset, write_with_changes
 
@@ -94,17 +95,21 @@ def sweep(
     archives: str | os.PathLike[str] | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    drop_cache: bool = False,
     on_row: Callable[[SweepRow], None] | None = None,
     progress: Progress | None = None,
 ) -> SweepReport:
     """Pack the fine-tune once per scheme, decode each archive and compare it with the fine-tune.
 
-    Works in a temporary directory (``TMPDIR``), which holds one archive at a time and, with an evaluation, one model.
+    Works in a temporary directory (``TMPDIR``), which holds one archive at a time and, with an evaluation, two copies
+    of the model.
 
     Args:
         tensors: patterns in the manner of fnmatch: sweep only these tensors. An evaluation gets them decoded, and all
             others as they are in the fine-tune.
         archives: a directory, which must not exist, to leave the archives in.
+        memory, drop_cache: as for pack.
         on_row: called with each row as soon as it is there.
 
     Raises:
@@ -113,26 +118,26 @@ def sweep(
         CheckpointError, OutputExistsError, StorageError: something cannot be read or written.
     """
     base, finetuned = Path(base), Path(finetuned)
-    threads = threads or default_threads()
     get_backend(device)  # a device that is not there is no problem of a scheme
     with ExitStack() as stack:
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddct-sweep-")))
         except OSError as error:
             raise StorageError(f"no temporary directory: {error.strerror}", place=error.filename) from None
-        base_model = stack.enter_context(open_checkpoint(base))
-        target = stack.enter_context(open_checkpoint(finetuned))
+        base_model = stack.enter_context(open_checkpoint(base, drop_cache=drop_cache))
+        target = stack.enter_context(open_checkpoint(finetuned, drop_cache=drop_cache))
         names = [name for name in target.tensors if not tensors or any(fnmatchcase(name, p) for p in tensors)]
         if not names:
             raise ConfigError(f"no tensor matches {', '.join(tensors)}", place=finetuned)
         metrics = _own_metrics(base, finetuned, evaluation)
-        swept = (base, finetuned)
+        swept_base, swept = base_model, finetuned
         if len(names) < len(target.tensors):
-            swept = (folder / "base.safetensors", folder / "finetuned.safetensors")
-            write_subset(base_model, names, swept[0])
-            write_subset(target, names, swept[1])
+            swept = folder / "finetuned.safetensors"
+            write_subset(target, names, swept)
+            write_subset(base_model, names, folder / "base.safetensors")
+            swept_base = stack.enter_context(open_checkpoint(folder / "base.safetensors"))
         kept = None if archives is None else _new_directory(Path(archives))
-        runner = _Runner(base_model, target, names, swept, folder, kept, evaluation, device, threads)
+        runner = _Runner(swept_base, target, swept, folder, kept, evaluation, device, threads, memory, drop_cache)
         rows = []
         for number, scheme in enumerate(schemes, start=1):
             rows.append(runner.run(number, scheme, _labelled(progress, f"{number}/{len(schemes)} {scheme.name}")))
@@ -151,54 +156,55 @@ def sweep(
         )
 
 
+@dataclass(frozen=True, slots=True)
 class _Runner:
-    """Runs one scheme after the other on the same pair."""
+    """Runs one scheme after the other on the same pair.
 
-    def __init__(
-        self,
-        base: Checkpoint,
-        target: Checkpoint,
-        names: Sequence[str],
-        swept: tuple[Path, Path],
-        folder: Path,
-        kept: Path | None,
-        evaluation: Evaluation | None,
-        device: str,
-        threads: int,
-    ) -> None:
-        self._base, self._target = base, target
-        self._names = names
-        self._swept = swept
-        self._folder, self._kept = folder, kept
-        self._evaluation = evaluation
-        self._device, self._threads = device, threads
+    Attributes:
+        base: what is swept of it, open: its tensors are digested once for all schemes.
+        target: the whole fine-tune; ``swept`` is the path of what is swept of it.
+    """
+
+    base: Checkpoint
+    target: Checkpoint
+    swept: Path
+    folder: Path
+    kept: Path | None
+    evaluation: Evaluation | None
+    device: str
+    threads: int | None
+    memory: int
+    drop_cache: bool
 
     def run(self, number: int, scheme: Scheme, progress: Progress | None) -> SweepRow:
         """Pack, decode and measure. What only this scheme cannot do becomes the row's problem."""
         started = time.monotonic()
         slug = re.sub(r"[^a-z0-9.]+", "-", scheme.name.lower()).strip("-")
-        archive = (self._kept or self._folder) / _ARCHIVE.format(number=number, slug=slug)
+        archive = (self.kept or self.folder) / _ARCHIVE.format(number=number, slug=slug)
         try:
             packed = pack(
-                *self._swept,
+                self.base,
+                self.swept,
                 archive,
                 preset=scheme.preset,
-                device=self._device,
-                threads=self._threads,
+                device=self.device,
+                threads=self.threads,
+                memory=self.memory,
+                drop_cache=self.drop_cache,
                 verify=False,
                 progress=progress,
             )
         except ConfigError as error:
             return SweepRow(scheme.name, scheme.family, scheme.variant, scheme.settings(), problem=error.reason)
-        model = self._folder / "model"
+        model = self.folder / "model"
         try:
             with open_archive(archive) as opened:
-                distortion = self._decode(opened, model if self._evaluation else None, progress)
+                distortion = self._decode(opened, model, progress)
             seconds = time.monotonic() - started
             metric, problem = self._measure(model)
         finally:
             shutil.rmtree(model, ignore_errors=True)
-            if self._kept is None:
+            if self.kept is None:
                 archive.unlink(missing_ok=True)
         return self._row(scheme, packed, distortion, metric, problem, seconds)
 
@@ -222,45 +228,43 @@ class _Runner:
             cosine=distortion.cosine,
             metric=metric,
             seconds=seconds,
-            archive=packed.archive if self._kept else None,
+            archive=packed.archive if self.kept else None,
             problem=problem,
         )
 
-    def _decode(self, archive: Archive, out: Path | None, progress: Progress | None) -> Distortion:
-        """Decode every tensor, whose digests are checked, and compare it; write the model if there is an ``out``."""
-        backend = get_backend(self._device)
-        selected = set(self._names)
+    def _decode(self, archive: Archive, model: Path, progress: Progress | None) -> Distortion:
+        """Decode every tensor, whose digests are checked, and compare it; write a model if one will be evaluated."""
         measured: dict[str, Distortion] = {}
 
-        def decode(name: str) -> npt.NDArray[np.uint8] | None:
-            if name not in selected:
-                return None
-            decoded = archive.decode(name, self._base, backend=backend)
-            measured[name] = self._compare(name, decoded)
-            return decoded
+        def inspect(record: TensorRecord, decoded: npt.NDArray[np.uint8], region: Region | None) -> None:
+            blocks = changes_of(record, decoded, region, self.base, self.target)
+            measured[record.name] = sum((distortion_of(d, t) for _, (d, t) in blocks), Distortion())
 
-        if out is not None:
-            tally = Tally(self._target.nbytes, "decoding", progress)
-            write_with_changes(self._target, decode, out, self._threads, tally.add)
-        else:
-            tally = Tally(sum(self._target.tensors[name].nbytes for name in self._names), "decoding", progress)
-            for size in map_ordered(lambda name: _size(decode(name)), self._names, self._threads):
-                tally.add(size)
-        return sum((measured[name] for name in self._names), Distortion())
-
-    def _compare(self, name: str, decoded: npt.NDArray[np.uint8]) -> Distortion:
-        before, after = self._base.tensors.get(name), self._target.tensors[name]
-        if before is None or before.shape != after.shape or not {before.dtype, after.dtype} <= set(FLOAT_DTYPES):
-            return Distortion()
-        base = np.frombuffer(self._base.read(name), dtype=np.uint8)
-        true = np.frombuffer(self._target.read(name), dtype=np.uint8)
-        return measure_distortion(base, before.dtype, true, decoded, after.dtype)
+        backend = get_backend(self.device)
+        decoder = Decoder(archive, self.base, backend, threads=self.threads, memory=self.memory, scratch=self.folder)
+        tally = Tally(sum(record.nbytes for record in archive.tensors.values()), "decoding", progress)
+        path = self.folder / "decoded.safetensors"
+        with ExitStack() as stack:
+            writers = None
+            if self.evaluation is not None:
+                stack.callback(path.unlink, missing_ok=True)
+                layout = [(record.name, record.dtype, record.shape) for record in archive.tensors.values()]
+                writers = [SafetensorsWriter(path, layout, {})] * len(archive.metadata.shards)
+                stack.callback(writers[0].discard)
+            for record in decoder.decode_all(writers, inspect):
+                tally.add(record.nbytes)
+            if writers is not None:
+                writers[0].close()
+                tally = Tally(self.target.nbytes, "writing", progress)
+                with open_checkpoint(path) as decoded:
+                    write_with_changes(self.target, decoded, model, tally.add)
+        return sum((measured[name] for name in archive.tensors), Distortion())
 
     def _measure(self, model: Path) -> tuple[float | None, str | None]:
-        if self._evaluation is None:
+        if self.evaluation is None:
             return None, None
         try:
-            return self._evaluation.measure(model), None
+            return self.evaluation.measure(model), None
         except QualityError as error:
             return None, error.reason
 
@@ -293,7 +297,3 @@ def _labelled(progress: Progress | None, label: str) -> Progress | None:
     if progress is None:
         return None
     return lambda done, total, what: progress(done, total, f"{label}: {what}")
-
-
-def _size(data: npt.NDArray[np.uint8] | None) -> int:
-    return 0 if data is None else data.size

@@ -268,3 +268,9 @@ def test_the_command_writes_a_page_once(pair: Path, archive: Path, tmp_path: Pat
     assert run("--base", pair / "tuned", "--out", tmp_path / "x.html").returncode == 6
     assert (tmp_path / "m.ddct.html").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.ddct", "m.ddct.html"]
+
+
+def test_the_numbers_do_not_depend_on_memory_or_threads(pair: Path, archive: Path, report: ArchiveReport) -> None:
+    """With 32 KiB to a tensor, the larger matrix is decoded into a mapped file and measured there."""
+    small = report_archive(archive, pair / "base", pair / "tuned", threads=8, memory=1 << 20)
+    assert small.as_dict() == report.as_dict()
