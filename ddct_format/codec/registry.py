@@ -20,6 +20,11 @@ __all__ = ["CODECS", "apply_layer", "apply_layer_bands", "check_layer", "raw_pla
 
 CODECS = (dctq.NAME, raw.NAME, ulp.NAME)
 
+_known_bounds: dict[tuple[str, int], tuple[int, int]] = {}
+_MOST_KNOWN = 4096
+_LONGEST_KNOWN = 2048
+"""Characters: no file may make others pay for its own long parameters."""
+
 
 def check_layer(tensor: TensorRecord, index: int) -> bool:
     """Check one layer without its payload: codec known, parameters valid, size possible (order of refusal, step 8).
@@ -53,13 +58,26 @@ def check_layer(tensor: TensorRecord, index: int) -> bool:
                 raise InvalidError("dctq.v1 starts from a base: it is the first layer of a tensor that is added")
             if tensor.dtype not in FLOAT_DTYPES or (tensor.base_dtype or tensor.dtype) not in FLOAT_DTYPES:
                 raise InvalidError(f"dctq.v1 works on {', '.join(FLOAT_DTYPES)} only")
-            params = dctq.DctqParams.parse(_defined(layer), tensor.elements)
-            smallest, largest = params.size_bounds()
+            smallest, largest = _dctq_size_bounds(layer, tensor.elements)
         if not smallest <= layer.size <= largest:
             raise InvalidError(f"{layer.codec} cannot have a payload of {layer.size} bytes here")
     except InvalidError as error:
         raise error.at(tensor=tensor.name) from None
     return True
+
+
+def _dctq_size_bounds(layer: Layer, elements: int) -> tuple[int, int]:
+    """Bounds of the payload's size, once for all layers of the same parameters: a large model repeats few of them."""
+    # Values of JSON: what is written the same is the same.
+    key = (repr(layer.params), elements)
+    bounds = _known_bounds.get(key)
+    if bounds is None:
+        bounds = dctq.DctqParams.parse(_defined(layer), elements).size_bounds()
+        if len(_known_bounds) >= _MOST_KNOWN:
+            _known_bounds.clear()
+        if len(key[0]) <= _LONGEST_KNOWN:
+            _known_bounds[key] = bounds
+    return bounds
 
 
 def _defined(layer: Layer) -> dict[str, object]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from ddct_format.container.collector import collector_paused
 from ddct_format.container.digest import DIGEST_NAME
 from ddct_format.container.records import (
     FileRecord,
@@ -42,7 +41,7 @@ def parse_metadata(raw: bytes) -> Metadata:
     Raises:
         InvalidError, UnsupportedError: as sections 5 and 9 say.
     """
-    with _collector_paused():
+    with collector_paused():
         metadata = check_metadata_object(parse_json(raw))
         _check_paths(metadata)
         _check_tensors(metadata)
@@ -77,18 +76,6 @@ def serialise_metadata(metadata: Metadata) -> bytes:
         return text.encode("utf-8")
     except ValueError as error:
         raise InvalidError(f"metadata cannot be written: {error}") from None
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Millions of new objects, none of them in a cycle: the collector would search them again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _check_paths(metadata: Metadata) -> None:

@@ -12,6 +12,7 @@ from typing import Final, Self
 import google_crc32c
 
 from ddct_format.container.chunk_table import ChunkTable, chunk_count, parse_table
+from ddct_format.container.collector import collector_paused
 from ddct_format.container.digest import TensorHasher
 from ddct_format.container.metadata import parse_metadata
 from ddct_format.container.preamble import PREAMBLE_SIZE, Preamble, parse_preamble
@@ -88,7 +89,7 @@ class ArchiveReader:
             StorageError: the source cannot be read.
         """
         try:
-            with _located(source.name):
+            with _located(source.name), collector_paused():
                 head = source.read_at(0, min(PREAMBLE_SIZE, source.size))
                 preamble = parse_preamble(head, source.size, allow_truncated=allow_truncated)
                 _check_budget(preamble.chunks_offset + preamble.metadata_raw_size, budget, "opening it")
