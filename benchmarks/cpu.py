@@ -1,0 +1,199 @@
+"""Throughput and memory of ddct and its peers on the CPU, each in a process of its own, all on the same files.
+
+    python benchmarks/cpu.py ZOO/base-lm ZOO/math WORK [--sizes 0.1 0.5 1.5 5] [--peers-at 1.5] [--peers-python PYTHON]
+
+For every size a pair is made in WORK (``benchmarks/pairs.py``; left there, and used again). Seconds are those of whole
+processes, start included, with the models in the page cache; GB/s are bytes of the fine-tune's weight files over them;
+the resident set is the largest, mapped pages included. ddct decodes and compares what it packed unless ``--no-verify``
+is given, writes durably and checks every digest; no peer does. Peers run at one size, through another interpreter that
+has them, so that they are no dependency; what cannot run is listed with the reason. ``deltatensors`` stores a lossy
+sparse delta and only loads it; the others store all bytes. ``safetensors`` loads and saves the fine-tune: the floor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pairs import make_pair
+
+__all__ = ["main"]
+
+_PEERS = """
+import glob, os, sys
+from pathlib import Path
+os.environ["BIGSMALL_DISABLE_VERSION_CHECK"] = "1"
+peer, step, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+base, tuned, stored, out = map(Path, sys.argv[4:])
+stored.mkdir(exist_ok=True)
+out.mkdir(exist_ok=True)
+shards = sorted(tuned.glob("*.safetensors"))
+if peer.startswith("zstd"):
+    import zstandard
+    for shard in shards:
+        if step == "pack":
+            compressor = zstandard.ZstdCompressor(level=int(peer.split("-")[1]), threads=threads)
+            (stored / shard.name).write_bytes(compressor.compress(shard.read_bytes()))
+        else:
+            data = zstandard.ZstdDecompressor().decompress((stored / shard.name).read_bytes())
+            (out / shard.name).write_bytes(data)
+elif peer == "ZipNN":
+    from zipnn import ZipNN
+    for shard in shards:
+        tool = ZipNN(input_format="byte", bytearray_dtype="bfloat16", threads=threads)
+        if step == "pack":
+            (stored / shard.name).write_bytes(tool.compress(bytearray(shard.read_bytes())))
+        else:
+            (out / shard.name).write_bytes(tool.decompress((stored / shard.name).read_bytes()))
+elif peer == "bigsmall delta":
+    import bigsmall
+    for shard in shards:
+        if step == "pack":
+            bigsmall.compress_delta(shard, base / shard.name, stored / shard.name, workers=threads, progress=False,
+                                    force_delta=True)
+        else:
+            bigsmall.decompress_delta(stored / shard.name, base / shard.name, out / shard.name, progress=False)
+elif peer == "deltatensors":
+    import deltatensors
+    if step == "pack":
+        deltatensors.save_delta_from_paths(stored / "delta", tuned, base, use_gpu=False)
+    else:
+        deltatensors.load_delta_from_paths(stored / "delta", base)
+else:
+    from safetensors.torch import load_file, save_file
+    for shard in shards:
+        save_file(load_file(shard), (stored if step == "pack" else out) / shard.name)
+"""
+_PEER_NAMES = ("zstd -1", "zstd -3", "ZipNN", "bigsmall delta", "deltatensors", "safetensors load and save")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a process took: seconds, and its largest resident set in bytes."""
+
+    seconds: float
+    resident: int
+
+
+def main() -> None:
+    """Measure and print a Markdown table for each size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("base", type=Path, help="a small Llama-style model, as for pairs.py")
+    parser.add_argument("tuned", type=Path, help="its fine-tune")
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--sizes", type=float, nargs="+", default=[0.1, 0.5, 1.5, 5.0], metavar="GB")
+    parser.add_argument("--peers-at", type=float, default=1.5, metavar="GB")
+    parser.add_argument("--peers-python", help="interpreter with zstandard, zipnn, bigsmall, deltatensors, safetensors")
+    parser.add_argument("--presets", nargs="+", default=["balanced", "paper", "exact"])
+    parser.add_argument("--peers", nargs="+", default=list(_PEER_NAMES))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="of one step")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for size in arguments.sizes:
+        pair = arguments.work / f"pair-{size:g}"
+        if not pair.is_dir():
+            make_pair(arguments.base, arguments.tuned, pair, size)
+        nbytes = sum(path.stat().st_size for path in (pair / "tuned").glob("*.safetensors"))
+        print(f"\n{nbytes} bytes, {arguments.threads} threads\n")
+        print("| | stored, of the fine-tune | pack: s | GB/s | resident, MiB | unpack: s | GB/s | resident, MiB |")
+        print("|---|---|---|---|---|---|---|---|")
+        missing = []
+        for label, steps in _contenders(arguments, pair, size == arguments.peers_at):
+            outcome = _measure(steps, pair, arguments.work / "stored", arguments.work / "out", arguments.timeout)
+            if isinstance(outcome, str):
+                missing.append(f"{label} did not run: {outcome}")
+            else:
+                _print_row(label, nbytes, *outcome)
+        for reason in missing:
+            print(f"\n{reason}")
+
+
+def _contenders(
+    arguments: argparse.Namespace, pair: Path, peers: bool
+) -> Iterator[tuple[str, Sequence[Sequence[object]]]]:
+    """Labels, and the commands that pack to WORK/stored and unpack to WORK/out."""
+    base, tuned = pair / "base", pair / "tuned"
+    stored, out = arguments.work / "stored", arguments.work / "out"
+    ddct, threads = [sys.executable, "-m", "ddct_format"], ["--threads", arguments.threads]
+    for preset in arguments.presets:
+        for flags in ([], ["--no-verify"]):
+            pack = [*ddct, "pack", base, tuned, stored, "--preset", preset, "--no-cache", *threads, *flags]
+            unpack = [*ddct, "unpack", stored, "--base", base, out, *threads]
+            yield " ".join(["ddct", preset, *flags]), [pack, unpack] if not flags else [pack]
+    for peer in arguments.peers if peers and arguments.peers_python else ():
+        command = [arguments.peers_python, "-c", _PEERS, peer.replace(" ", "") if "zstd" in peer else peer]
+        places = [arguments.threads, base, tuned, stored, out]
+        yield peer, [[*command, step, *places] for step in ("pack", "unpack")]
+
+
+def _measure(
+    steps: Sequence[Sequence[object]], pair: Path, stored: Path, out: Path, timeout: float
+) -> tuple[int, list[Run]] | str:
+    """Stored bytes and what each step took, or why there is nothing."""
+    _remove(stored, out)
+    runs = []
+    for command in steps:
+        for path in pair.glob("*/*.safetensors"):
+            _read(path)
+        outcome = _run(list(map(str, command)), timeout)
+        if isinstance(outcome, str):
+            return outcome
+        runs.append(outcome)
+    size = stored.stat().st_size if stored.is_file() else sum(path.stat().st_size for path in stored.iterdir())
+    _remove(stored, out)
+    return size, runs
+
+
+def _run(command: Sequence[str], timeout: float) -> Run | str:
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    usage = None
+    while usage is None:
+        pid, status, usage_now = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            usage = usage_now
+        elif time.monotonic() - started > timeout:
+            process.kill()
+            _, status, usage = os.wait4(process.pid, 0)
+        else:
+            time.sleep(0.02)
+    seconds = time.monotonic() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.stderr is not None
+    said = process.stderr.read().strip().splitlines()
+    if process.returncode:
+        return said[-1] if said and seconds <= timeout else f"ended with {process.returncode} after {seconds:.0f} s"
+    return Run(seconds, usage.ru_maxrss * 1024)
+
+
+def _read(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        while file.read(16 << 20):
+            pass
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _print_row(label: str, nbytes: int, stored: int, runs: Sequence[Run]) -> None:
+    cells = [f"{run.seconds:.1f} | {nbytes / run.seconds / 1e9:.3f} | {run.resident / 2**20:.0f}" for run in runs]
+    if len(cells) == 1:
+        cells.append("| |")
+    print(f"| {label} | {stored / nbytes:.3f} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
