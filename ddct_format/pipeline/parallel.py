@@ -85,7 +85,7 @@ def map_finished(
         try:
             for item in items:
                 need = cost(item)
-                while running and (len(running) >= threads or sum(running.values()) + need > budget):
+                while running and (len(running) >= 2 * threads or sum(running.values()) + need > budget):
                     yield from _finished(running)
                 running[pool.submit(work, item)] = need
             while running:
