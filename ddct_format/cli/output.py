@@ -39,6 +39,8 @@ def show_progress(as_json: bool) -> Progress | None:
         nonlocal last_shown
         now = time.monotonic()
         began = started.setdefault(what, now)
+        if not terminal and now == began:
+            last_shown = now
         finished = done >= total
         if not finished and now - last_shown < (_REDRAW_EVERY_SECONDS if terminal else _LINE_EVERY_SECONDS):
             return
@@ -56,7 +58,10 @@ def show_progress(as_json: bool) -> Progress | None:
 
 def _progress_line(done: int, total: int, what: str, seconds: float) -> str:
     rate = done / max(seconds, 1e-9)
-    line = f"{what}: {100 * done // max(total, 1)} % of {format_bytes(total)}, {format_bytes(int(rate))}/s"
+    line = f"{what}: {100 * done // max(total, 1)} % of {format_bytes(total)}"
+    if seconds < _REDRAW_EVERY_SECONDS:  # a rate would be a guess
+        return line
+    line += f", {format_bytes(int(rate))}/s"
     if done >= total or seconds < _RATE_AFTER_SECONDS or not done:
         return line
     return f"{line}, {_duration((total - done) / rate)} left"

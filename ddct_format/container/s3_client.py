@@ -6,7 +6,9 @@ from typing import Any
 
 from ddct_format.errors import HubError
 
-__all__ = ["s3_client", "signed_s3_url"]
+__all__ = ["NO_CREDENTIALS", "s3_client", "signed_s3_url"]
+
+NO_CREDENTIALS = "there are no credentials: aws configure, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 _SIGNED_FOR_SECONDS = 7 * 24 * 3600
 """As long as the signature's rules allow; temporary credentials may end it earlier."""
@@ -50,5 +52,6 @@ def signed_s3_url(bucket: str, key: str, location: str) -> str:
             "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=_SIGNED_FOR_SECONDS
         )
     except Exception as error:
-        raise HubError(str(error), place=location) from error
+        reason = NO_CREDENTIALS if type(error).__name__ == "NoCredentialsError" else str(error)
+        raise HubError(reason, place=location) from error
     return url

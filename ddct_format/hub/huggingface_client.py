@@ -227,13 +227,19 @@ class Client:
         text = scrub(": ".join(filter(None, said)), token if isinstance(token, str) else None)
         response = getattr(error, "response", None) or getattr(root, "response", None)
         status = getattr(response, "status_code", None)
-        retry_after = None
-        if status == 429:
-            retry_after = _pause(text + _body(response), response)
-        reason = f"{text or type(error).__name__}"
-        if status == 401 or status == 403:
-            reason = f"the hub refuses the token ({status}): {reason}"
-        return HubError(reason, place=self.location, retry_after=retry_after)
+        retry_after = _pause(text + _body(response), response) if status == 429 else None
+        if status is not None:
+            told = getattr(error, "server_message", None) or getattr(root, "server_message", None)
+            told = f": {scrub(' '.join(told.split()), None)}" if told else ""
+            text = f"the hub answered {status}{told}"
+            if status in (401, 403):
+                text = (
+                    f"the hub refuses the token ({status}{told}); hf auth login, HF_TOKEN or a token file give another"
+                )
+        # By name: the library has changed its HTTP client before.
+        if isinstance(root, OSError) or type(root).__name__ in ("ConnectError", "ConnectTimeout"):
+            text = f"the hub cannot be reached ({text}): is the network up, and the address right?"
+        return HubError(text or type(error).__name__, place=self.location, retry_after=retry_after)
 
 
 def _check_status(response: Any) -> None:

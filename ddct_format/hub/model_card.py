@@ -14,7 +14,8 @@ __all__ = ["forget_checkpoint", "has_checkpoint", "update_card"]
 
 _BEGIN, _END = "<!-- ddct: checkpoints -->", "<!-- ddct: end -->"
 _TABLE_HEAD = (
-    "| checkpoint | size | of | bits per weight | error | preset | sha256 |\n|---|---:|---:|---:|---:|---|---|\n"
+    "| checkpoint | size | of | bits per weight | error | preset | base | sha256 |\n"
+    "|---|---:|---:|---:|---:|---|---|---|\n"
 )
 _ROW = re.compile(r"\| `(?P<name>[A-Za-z0-9][A-Za-z0-9._/-]{0,511})` \|[^\n]{0,400}\|")
 _FRONT_MATTER = re.compile(r"---\n(?P<keys>.*?)^---\n", re.DOTALL | re.MULTILINE)
@@ -56,7 +57,9 @@ pip install ddct
 ddct pull hf://{repository} CHECKPOINT --base BASE_DIRECTORY OUT_DIRECTORY
 ```
 
-`error` is the squared error of the decoded weights relative to the squared change from the base.
+`error` is the squared error of the decoded weights relative to the squared change from the base. Where `base` is
+another checkpoint of this table, `ddct pull` fetches that first by itself. `ddct pull --lossy` fetches the least that
+gives a model.
 
 """
 
@@ -90,10 +93,11 @@ def _with_table(card: str, rows: dict[str, str]) -> str:
 def _row(name: str, pointer: Pointer, notes: Notes | None) -> str:
     cells = [f"`{name}`", f"{pointer.size / 1e6:.2f} MB"]
     if notes is None:
-        cells += [""] * 4
+        cells += [""] * 5
     else:
         error = "" if notes.error is None else f"{notes.error:.4f}"
-        cells += [f"{notes.original_size / 1e6:.2f} MB", f"{notes.bits_per_weight:.3f}", error, notes.preset]
+        base = notes.base_name or notes.base_repo or ""
+        cells += [f"{notes.original_size / 1e6:.2f} MB", f"{notes.bits_per_weight:.3f}", error, notes.preset, base]
     return f"| {' | '.join([*cells, f'`{pointer.sha256[:16]}`'])} |"
 
 

@@ -88,7 +88,10 @@ def pull(
         raise OutputExistsError("exists already", place=out)
     pointer = hub.get_pointer(name)
     if pointer is None:
-        raise HubError(f"nothing is published as {name!r}", place=hub.location)
+        raise HubError(
+            f"nothing is published as {name!r}, or the token may not see it: ddct hub list shows what is there",
+            place=hub.location,
+        )
 
     with _Parts(hub, out, progress) as parts:
         wanted, links = parts.open(name, pointer), Links()

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddct_format.container.s3_client import s3_client
+from ddct_format.container.s3_client import NO_CREDENTIALS, s3_client
 from ddct_format.errors import HubError
 from ddct_format.hub.notes import Notes
 from ddct_format.hub.options import HubOptions
@@ -300,6 +300,8 @@ class S3Hub:
         except Exception as error:
             if _code(error) in ("412", "PreconditionFailed"):
                 raise _AlreadyThereError("somebody else published there meanwhile", place=self.location) from error
+            if type(error).__name__ == "NoCredentialsError":
+                raise HubError(NO_CREDENTIALS, place=self.location) from error
             pause = 60.0 if _code(error) in ("429", "503", "SlowDown", "TooManyRequests") else None
             raise HubError(scrub(str(error), None), place=self.location, retry_after=pause) from error
 

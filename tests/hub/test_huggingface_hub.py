@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hub_objects import MakeObject, Object
 from hub_servers import TOKEN, MiniHub
+from huggingface_hub import ModelCard
 
 from ddct_format.errors import HubError
 from ddct_format.hub import Hub, HubOptions, Notes, open_hub
@@ -131,6 +132,24 @@ def test_errors_show_neither_the_token_nor_signed_addresses(lfs: Place, thing: O
         lfs.hub().put_archive(NAME, thing.pointer(), thing.path)
     assert TOKEN not in str(caught.value)
     assert "signature=secret" not in str(caught.value)
+
+
+def test_what_goes_wrong_on_the_way_says_what_to_do(lfs: Place, thing: Object, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.touch(mode=0o600)
+    wrong.write_text("hf_wrong")
+    for changes, words in (
+        ({"token_file": str(wrong)}, r"refuses the token \(401: Invalid credentials.*hf auth login"),
+        ({"endpoint": "http://127.0.0.1:9"}, "cannot be reached .*Connection refused.*: is the network up"),
+    ):
+        for use in (
+            lambda hub: hub.get_pointer(NAME),
+            lambda hub: hub.put_archive(NAME, thing.pointer(), thing.path),
+        ):
+            with pytest.raises(HubError, match=words) as caught:
+                use(lfs.hub(**changes))
+            assert "hf_wrong" not in str(caught.value)
+            assert "http" not in str(caught.value)
 
 
 @pytest.mark.parametrize("location", ["hf://", "hf://owner", "hf://owner/", "hf://a/b/c", "hf://a b/c", "hf://../x"])
@@ -265,8 +284,25 @@ def test_the_card_says_what_it_is_and_lists_checkpoints_in_order(thing: Object) 
     assert "ddct pull hf://acme/run CHECKPOINT --base" in card
     rows = [line for line in card.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
-    assert "| 1.00 MB | 100.00 MB | 0.512 | 0.1234 | paper |" in rows[0]
+    assert "| 1.00 MB | 100.00 MB | 0.512 | 0.1234 | paper | acme/base |" in rows[0]
     assert "checkpoint-10`" not in forget_checkpoint(card, "checkpoint-10")
+
+
+def test_the_hubs_own_parser_understands_the_card(thing: Object) -> None:
+    for before in ("", "---\nlicense: mit\n---\n# Words\n"):
+        card = ModelCard(update_card(before, "acme/run", NAME, thing.pointer(), NOTES))
+        assert card.data.library_name == "ddct"
+        assert card.data.base_model == "acme/base"
+        assert card.data.to_dict()["base_model_relation"] == "finetune"
+        assert f"| `{NAME}` |" in card.text
+    assert card.data.license == "mit"
+
+
+def test_a_checkpoint_packed_against_an_earlier_one_says_so_in_the_card(thing: Object) -> None:
+    notes = replace(NOTES, base_name="run/checkpoint-9")
+    card = update_card("", "acme/run", NAME, thing.pointer(), notes)
+    assert "| paper | run/checkpoint-9 |" in card
+    assert ModelCard(card).data.base_model == "acme/base"
 
 
 def test_what_people_wrote_into_the_card_stays(thing: Object) -> None:

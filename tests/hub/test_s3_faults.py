@@ -16,7 +16,7 @@ import pytest
 from hub_objects import MakeObject, Object
 from hub_servers import S3Store
 
-from ddct_format import pack
+from ddct_format import open_archive, pack
 from ddct_format.errors import HubError
 from ddct_format.hub import Hub, HubOptions, open_hub
 from ddct_format.hub.fetch import fetch_archive
@@ -126,6 +126,21 @@ def test_refused_credentials_are_said_to_be_refused(place: Place) -> None:
     place.fault("GET refs/", "status", times=3, status=403, code="InvalidAccessKeyId")
     with pytest.raises(HubError, match="InvalidAccessKeyId"):
         place.hub().get_pointer("run")
+
+
+def test_missing_credentials_say_where_to_put_them(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(HubError, match="aws configure"):
+        place.hub().get_pointer("run")
+    with pytest.raises(HubError, match="aws configure"):
+        open_archive(f"s3://bucket/{place.prefix}/x.ddct")
 
 
 def test_a_download_that_breaks_goes_on_where_it_ended(place: Place, large: Object, tmp_path: Path) -> None:
