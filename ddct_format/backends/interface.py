@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec.dctq import DctqParams, DctqPayload, StoredPayload
-from ..codec.patches import PatchGrid
 from .encoder import Encoder
 
 __all__ = ["Backend", "Decoder"]
@@ -19,14 +18,6 @@ class Decoder(Protocol):
     """The arithmetic of dctq.v1 on some hardware. Tensors come and go as bytes in host memory."""
 
     name: str
-
-    def delta(
-        self, base: npt.NDArray[np.uint8], base_dtype: str, target: npt.NDArray[np.uint8], dtype: str
-    ) -> npt.NDArray[np.float32]:
-        """``target − base`` in float32, 1-D."""
-
-    def coefficients(self, view: npt.NDArray[np.float32], grid: PatchGrid, transform: str) -> npt.NDArray[np.float32]:
-        """Forward transform, [rows, cols] -> [patches, p, p]; not bound to equal bytes."""
 
     def decode_delta(self, params: DctqParams, payload: DctqPayload) -> npt.NDArray[np.float32]:
         """The decoded delta, [rows, cols], as section 7.2.3 computes it: the same bits on every backend."""

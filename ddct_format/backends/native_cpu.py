@@ -9,10 +9,8 @@ import numpy.typing as npt
 
 from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, build_sections, split_payload
 from ..codec.floats import FLOAT_WIDTHS
-from ..codec.patches import PatchGrid, cut_patches
-from ..codec.transform import TRANSFORMS, analysis_matrix
+from ..codec.transform import TRANSFORMS
 from ..native import Core
-from .encoder import Band
 from .native_encoder import NativeEncoder
 
 __all__ = ["NativeCpuBackend"]
@@ -30,16 +28,6 @@ class NativeCpuBackend(NativeEncoder):
 
     def __init__(self, core: Core) -> None:
         self._core = core
-
-    def delta(
-        self, base: npt.NDArray[np.uint8], base_dtype: str, target: npt.NDArray[np.uint8], dtype: str
-    ) -> npt.NDArray[np.float32]:
-        return self.difference(Band(base, base_dtype, target, dtype, target.size // FLOAT_WIDTHS[dtype])).reshape(-1)
-
-    def coefficients(self, view: npt.NDArray[np.float32], grid: PatchGrid, transform: str) -> npt.NDArray[np.float32]:
-        analysis = analysis_matrix(transform, grid.patch).astype(np.float32)
-        result: npt.NDArray[np.float32] = analysis @ cut_patches(view, grid) @ analysis.T
-        return result
 
     def decode_delta(self, params: DctqParams, payload: DctqPayload) -> npt.NDArray[np.float32]:
         out = np.empty((params.grid.rows, params.grid.cols), dtype=np.float32)

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, unpack_codes
-from ..codec.floats import add_delta, float32_from_bytes
-from ..codec.patches import PatchGrid, cut_patches, join_patches
-from ..codec.transform import analysis_matrix, basis_matrix
+from ..codec.floats import add_delta
+from ..codec.patches import join_patches
+from ..codec.transform import basis_matrix
 from .numpy_encoder import NumpyEncoder
 
 __all__ = ["ReferenceBackend"]
@@ -20,16 +20,6 @@ class ReferenceBackend(NumpyEncoder):
     """One step after the other, whole tensors at a time, in the order of the text."""
 
     name = "reference"
-
-    def delta(
-        self, base: npt.NDArray[np.uint8], base_dtype: str, target: npt.NDArray[np.uint8], dtype: str
-    ) -> npt.NDArray[np.float32]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return float32_from_bytes(target, dtype) - float32_from_bytes(base, base_dtype)
-
-    def coefficients(self, view: npt.NDArray[np.float32], grid: PatchGrid, transform: str) -> npt.NDArray[np.float32]:
-        analysis = analysis_matrix(transform, grid.patch)
-        return (analysis @ cut_patches(view, grid).astype(np.float64) @ analysis.T).astype(np.float32)
 
     def decode_delta(self, params: DctqParams, payload: DctqPayload) -> npt.NDArray[np.float32]:
         grid = params.grid

@@ -15,7 +15,7 @@ import torch
 
 from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, unpack_codes
 from ..codec.patches import PatchGrid
-from ..codec.transform import analysis_matrix, basis_matrix, largest_sum
+from ..codec.transform import basis_matrix, largest_sum
 from .native_encoder import NativeEncoder
 
 __all__ = ["TorchCpuBackend"]
@@ -29,27 +29,6 @@ class TorchCpuBackend(NativeEncoder):
     """Decodes and transforms on the CPU with torch's own threads."""
 
     name = "cpu"
-
-    def delta(
-        self, base: npt.NDArray[np.uint8], base_dtype: str, target: npt.NDArray[np.uint8], dtype: str
-    ) -> npt.NDArray[np.float32]:
-        result: npt.NDArray[np.float32] = (_floats(target, dtype) - _floats(base, base_dtype)).numpy()
-        return result
-
-    def coefficients(self, view: npt.NDArray[np.float32], grid: PatchGrid, transform: str) -> npt.NDArray[np.float32]:
-        analysis = torch.from_numpy(analysis_matrix(transform, grid.patch).astype(np.float32))
-        result = torch.empty((grid.count, grid.patch, grid.patch), dtype=torch.float32)
-        source = torch.from_numpy(np.ascontiguousarray(view))
-        for down in _patch_rows(grid):
-            rows = source[down.start * grid.patch : down.stop * grid.patch]
-            bottom = len(down) * grid.patch - rows.shape[0]
-            right = grid.across * grid.patch - grid.cols
-            padded = torch.nn.functional.pad(rows, (0, right, 0, bottom))
-            patches = padded.reshape(len(down), grid.patch, grid.across, grid.patch).transpose(1, 2)
-            result[down.start * grid.across : down.stop * grid.across] = (analysis @ patches @ analysis.T).reshape(
-                -1, grid.patch, grid.patch
-            )
-        return result.numpy()
 
     def decode_delta(self, params: DctqParams, payload: DctqPayload) -> npt.NDArray[np.float32]:
         delta = torch.empty((params.grid.rows, params.grid.cols), dtype=torch.float32)
@@ -203,10 +182,6 @@ def _as_tensor(data: npt.NDArray[np.uint8], dtype: str) -> torch.Tensor:
     return (
         torch.frombuffer(bytearray(data), dtype=_DTYPES[dtype]) if data.size else torch.empty(0, dtype=_DTYPES[dtype])
     )
-
-
-def _floats(data: npt.NDArray[np.uint8], dtype: str) -> torch.Tensor:
-    return _as_tensor(data, dtype).float()
 
 
 def _round(values: torch.Tensor, dtype: str) -> torch.Tensor:

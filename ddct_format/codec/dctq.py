@@ -37,6 +37,7 @@ __all__ = [
     "StoredPayload",
     "build_sections",
     "parse_payload",
+    "split_halves",
     "split_payload",
     "unpack_codes",
 ]
@@ -335,12 +336,12 @@ def build_sections(params: DctqParams, payload: DctqPayload) -> list[npt.NDArray
         sections.append(payload.class_map)
     sections.append(np.array(run_counts, dtype="<u4").view(np.uint8))
     if params.quantiser == "affine":
-        sections.extend(_split_halves(payload.minima, payload.steps))
+        sections.extend(split_halves(payload.minima, payload.steps))
     return sections + coded
 
 
-def _split_halves(minima: npt.NDArray[np.float16], steps: npt.NDArray[np.float16]) -> list[npt.NDArray[np.uint8]]:
-    """Four byte planes: low and high bytes of the minima, low and high bytes of the steps."""
+def split_halves(minima: npt.NDArray[np.float16], steps: npt.NDArray[np.float16]) -> list[npt.NDArray[np.uint8]]:
+    """Minima and steps as four byte planes: low and high bytes of the minima, low and high bytes of the steps."""
     return [
         np.ascontiguousarray(values.astype("<f2").view(np.uint8).reshape(-1, 2)[:, half])
         for values in (minima, steps)

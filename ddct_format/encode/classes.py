@@ -7,38 +7,43 @@ import numpy.typing as npt
 
 from .rate import entropy_bits, magnitude_bits
 
-__all__ = ["classify_patches"]
+__all__ = ["choose_classes"]
 
 _FINEST = 16
-_PER_OCTAVE = 2
 _CLASS_BITS = 8 * 60
 """What a class costs beyond its symbols: its tables, scale, run count and its entry in the metadata."""
 _MAP_SHARE = 0.8
 """Neighbours are alike once rows and columns are sorted: the map costs less than its entropy."""
 
 
-def classify_patches(magnitudes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The class of each patch by the sum of its magnitudes, strongest first; [patches, values] -> uint8 [patches].
+def choose_classes(counts: npt.NDArray[np.int64], values: int, weight: float = 1.0) -> npt.NDArray[np.uint8]:
+    """The class of each bin of patches, those of the strongest patches first; uint8 [bins].
 
-    Begins with half-octaves of activity and merges neighbours as long as that saves bits.
+    Begins with the bins' half-octaves of activity and merges neighbours as long as that saves bits.
+
+    Args:
+        counts: [bins, magnitudes], how often each magnitude stands in the patches of each bin; bin 0 is of patches
+            without a value, the others rise with activity.
+        values: of a patch.
+        weight: how many patches each that was counted stands for.
     """
-    activity = magnitudes.sum(axis=1, dtype=np.int64)
-    fine = np.full(activity.size, _FINEST, dtype=np.uint8)
-    active = activity > 0
-    if active.any():
-        below = np.log2(activity.max() / activity[active])
-        fine[active] = np.minimum(np.rint(below * _PER_OCTAVE), _FINEST - 1)
-    largest = int(magnitudes.max(initial=0))
-    histograms = [np.bincount(magnitudes[fine == c].reshape(-1), minlength=largest + 1) for c in range(_FINEST + 1)]
-    members = np.bincount(fine, minlength=_FINEST + 1)
-    groups = [[c] for c in range(_FINEST + 1) if members[c]]
-    counts = [histograms[group[0]] for group in groups]
-    sizes = [int(members[group[0]]) for group in groups]
+    bins = len(counts)
+    members = counts.sum(axis=1) // values
+    strongest = int(np.flatnonzero(members).max(initial=0))
+    fine = np.minimum(strongest - np.arange(bins), _FINEST - 1)
+    fine[0] = _FINEST
+    fine = np.maximum(fine, 0)
+    merged_counts = np.zeros((_FINEST + 1, counts.shape[1]))
+    np.add.at(merged_counts, fine, counts * weight)
+    sizes_of = np.bincount(fine, weights=members * weight, minlength=_FINEST + 1)
+    groups = [[c] for c in range(_FINEST + 1) if sizes_of[c]]
+    histograms = [merged_counts[group[0]] for group in groups]
+    sizes = [float(sizes_of[group[0]]) for group in groups]
     while len(groups) > 1:
-        now = _bits(counts, sizes)
+        now = _bits(histograms, sizes)
         merged = [
             _bits(
-                [*counts[:i], counts[i] + counts[i + 1], *counts[i + 2 :]],
+                [*histograms[:i], histograms[i] + histograms[i + 1], *histograms[i + 2 :]],
                 [*sizes[:i], sizes[i] + sizes[i + 1], *sizes[i + 2 :]],
             )
             for i in range(len(groups) - 1)
@@ -47,7 +52,7 @@ def classify_patches(magnitudes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]
         if merged[best] >= now:
             break
         groups[best : best + 2] = [groups[best] + groups[best + 1]]
-        counts[best : best + 2] = [counts[best] + counts[best + 1]]
+        histograms[best : best + 2] = [histograms[best] + histograms[best + 1]]
         sizes[best : best + 2] = [sizes[best] + sizes[best + 1]]
     table = np.zeros(_FINEST + 1, dtype=np.uint8)
     for number, group in enumerate(groups):
@@ -55,7 +60,7 @@ def classify_patches(magnitudes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]
     return table[fine]
 
 
-def _bits(counts: list[npt.NDArray[np.int64]], sizes: list[int]) -> float:
+def _bits(counts: list[npt.NDArray[np.float64]], sizes: list[float]) -> float:
     coded = sum(bool(histogram[1:].any()) for histogram in counts)
     return (
         float(magnitude_bits(np.array(counts)).sum())

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.interface import Backend
-from ..codec.dctq import DctqParams, DctqPayload
-from .low_rank import Factors, factorise, quantise_low_rank
-from .quantise import LARGEST_MAGNITUDE
+from ..backends.encoder import LARGEST_MAGNITUDE, DeltaSums, Encoder
+from ..codec.dctq import DctqParams
+from .factors import RANK_LIMIT, Factors, factorise
+from .low_rank import quantise_low_rank, residual_squares
+from .pair import Pair
 from .quantiser import DEFAULT_QUANTISER, Quantiser
-from .residual import encode_residual
+from .residual import CodedResidual, encode_residual
+from .workspace import Workspace
 
-__all__ = ["DeltaAnalysis", "analyse_delta", "encode_delta", "matrix_view", "vector_view"]
+__all__ = ["DeltaAnalysis", "EncodedDelta", "analyse_delta", "encode_delta", "matrix_view", "vector_view"]
 
 _SMALLEST_SIDE = 16
 """Smaller matrices are mostly padding once they are cut into patches, and too few to matter."""
+_WIDEST = 1 << 17
+"""Wider views are folded: a row of patches and the factors of the columns must fit in memory."""
 _VECTOR_PATCH = 8
 _SMALLEST_VECTOR = 64
 _SMALLEST_DEVIATION = 1e-30
@@ -30,6 +34,8 @@ _NARROW_SIDE = 64
 _NARROW_STEP = 0.5
 """Of a narrow matrix's own deviation: with so few inputs or outputs errors do not average out, and weights are few."""
 
+Bytes = npt.NDArray[np.uint8]
+
 
 @dataclass(frozen=True, slots=True)
 class DeltaAnalysis:
@@ -38,12 +44,34 @@ class DeltaAnalysis:
     Attributes:
         view: [rows, cols] that it is coded as.
         deviation: root of the mean square of the delta; 0 where nothing changed.
+        largest: absolute value of it.
         factors: of the delta divided by its deviation; None for a vector.
+        rows: of the whole view, where this is about a sample of them.
     """
 
     view: tuple[int, int]
     deviation: float
+    largest: float
     factors: Factors | None
+    rows: int
+
+    def take(self, rows: npt.NDArray[np.int64]) -> DeltaAnalysis:
+        """What is known of some rows."""
+        factors = None if self.factors is None else self.factors.take(rows)
+        return replace(self, view=(rows.size, self.view[1]), factors=factors)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDelta:
+    """A layer's parameters and its payload, in sections.
+
+    Attributes:
+        fixed: bytes of the sections whose size does not depend on the number of rows, before packing.
+    """
+
+    params: DctqParams
+    sections: list[Bytes]
+    fixed: list[Bytes]
 
 
 def matrix_view(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -53,6 +81,8 @@ def matrix_view(shape: tuple[int, ...]) -> tuple[int, int] | None:
     rows, cols = prod(shape[:-1]), shape[-1]
     if cols < _SMALLEST_SIDE:
         rows, cols = shape[0], prod(shape[1:])
+    while cols > _WIDEST and cols % 2 == 0:
+        rows, cols = 2 * rows, cols // 2
     return (rows, cols) if min(rows, cols) >= _SMALLEST_SIDE else None
 
 
@@ -62,56 +92,76 @@ def vector_view(shape: tuple[int, ...]) -> tuple[int, int] | None:
     return (elements // _VECTOR_PATCH, _VECTOR_PATCH) if elements >= _SMALLEST_VECTOR and not elements % 8 else None
 
 
-def analyse_delta(delta: npt.NDArray[np.float32], shape: tuple[int, ...]) -> DeltaAnalysis | None:
-    """Measure a delta, float32 1-D; None if it must be carried byte for byte."""
-    view = matrix_view(shape)
-    is_matrix = view is not None
-    view = view or vector_view(shape)
-    if view is None or not np.isfinite(delta).all():
+def analyse_delta(
+    pair: Pair, sums: DeltaSums, encoder: Encoder, workspace: Workspace, *, is_matrix: bool, limit: int = RANK_LIMIT
+) -> DeltaAnalysis | None:
+    """Measure a delta; None if it must be carried byte for byte.
+
+    Args:
+        sums: over all of it.
+        limit: of the terms of a low-rank part.
+    """
+    view = (pair.rows, pair.cols)
+    if not sums.finite:
         return None
-    deviation = sqrt(float(np.square(delta, dtype=np.float64).mean()))
+    deviation = sqrt(sums.energy / pair.elements)
     if deviation == 0:
-        return DeltaAnalysis(view, 0.0, None)
+        return DeltaAnalysis(view, 0.0, 0.0, None, pair.rows)
     if not _SMALLEST_DEVIATION < deviation < 1 / _SMALLEST_DEVIATION:
         return None
-    normal = (delta / np.float32(deviation)).reshape(view)
-    return DeltaAnalysis(view, deviation, factorise(normal) if is_matrix else None)
+    factors = factorise(pair, 1 / deviation, encoder, workspace, limit) if is_matrix else None
+    return DeltaAnalysis(view, deviation, sums.largest, factors, pair.rows)
 
 
 def encode_delta(
-    delta: npt.NDArray[np.float32],
+    pair: Pair,
     analysis: DeltaAnalysis,
     step: float,
-    backend: Backend,
+    encoder: Encoder,
+    workspace: Workspace,
     *,
     coarse: bool = False,
     quantiser: Quantiser = DEFAULT_QUANTISER,
-) -> tuple[DctqParams, DctqPayload]:
+) -> EncodedDelta:
     """Quantise a delta.
 
     Args:
-        delta: float32 1-D, the one that was analysed.
+        pair: the one that was analysed.
         step: the quantiser's, as a multiple of the delta's deviation; vectors and narrow matrices take a part of it.
         coarse: for targets at which hardly any value survives.
     """
     # With a mean square of 1, squares neither overflow nor vanish.
-    matrix = (delta / np.float32(analysis.deviation or 1)).reshape(analysis.view)
+    scale = 1 / (analysis.deviation or 1)
     low_rank = None
     if analysis.factors is None:
         step = min(1.0, step) * (_COARSE_VECTOR_STEP if coarse else _VECTOR_STEP)
-        step = max(step, float(np.abs(matrix).max()) / LARGEST_MAGNITUDE)
-        coded = encode_residual(matrix, _VECTOR_PATCH, step or 1.0, backend, plain=True, quantiser=quantiser)
+        step = max(step, analysis.largest * scale / LARGEST_MAGNITUDE) or 1.0
+        coded = encode_residual(
+            pair, scale, None, None, step, encoder, workspace, patch=_VECTOR_PATCH, quantiser=quantiser
+        )
     else:
-        if min(analysis.view) < _NARROW_SIDE:
+        if min(analysis.rows, analysis.view[1]) < _NARROW_SIDE:
             step = min(1.0, step) * _NARROW_STEP
-        low_rank = quantise_low_rank(matrix, analysis.factors, step) if quantiser.low_rank else None
-        residual = matrix if low_rank is None else matrix - low_rank.product
-        coded = encode_residual(residual, quantiser.patch, step, backend, coarse=coarse, quantiser=quantiser)
+        if quantiser.low_rank:
+            low_rank = quantise_low_rank(analysis.factors, analysis.rows, step)
+        coded = encode_residual(
+            pair,
+            scale,
+            low_rank,
+            residual_squares(analysis.factors, low_rank),
+            step,
+            encoder,
+            workspace,
+            patch=quantiser.patch,
+            weight=analysis.rows / pair.rows,
+            coarse=coarse,
+            quantiser=quantiser,
+        )
     scales = [coded.scale * analysis.deviation] * len(coded.levels)
-    parts: dict[str, npt.NDArray[np.int8] | npt.NDArray[np.uint16]] = {}
+    multipliers, left, right = (np.empty(0, dtype=kind) for kind in ("<u2", np.int8, np.int8))
     if low_rank is not None:
         scales.append(low_rank.scale * analysis.deviation)
-        parts = {"left": low_rank.left, "right": low_rank.right, "multipliers": low_rank.multipliers}
+        multipliers, left, right = low_rank.multipliers.astype("<u2"), low_rank.left, low_rank.right
     params = DctqParams(
         grid=coded.grid,
         transform=coded.transform,
@@ -122,12 +172,20 @@ def encode_delta(
         row_keys=coded.row_keys.size > 0,
         col_keys=coded.col_keys.size > 0,
     )
-    payload = DctqPayload(
-        scales=np.array(scales, dtype=np.float32),
-        class_map=coded.class_map,
-        codes=coded.codes,
-        row_keys=coded.row_keys,
-        col_keys=coded.col_keys,
-        **parts,  # type: ignore[arg-type]
-    )
-    return params, payload
+    with np.errstate(over="ignore"):  # whoever writes it looks at the result
+        numbers = np.array(scales, dtype="<f4")
+    fixed = [_bytes(numbers), _bytes(multipliers), coded.col_keys, _bytes(right.T)]
+    by_rows = _sections(coded, left)
+    sections = [fixed[0], fixed[1], coded.row_keys, fixed[2], _bytes(left.T), fixed[3], *by_rows]
+    return EncodedDelta(params, sections, fixed)
+
+
+def _sections(coded: CodedResidual, left: npt.NDArray[np.int8]) -> list[Bytes]:
+    """Class map, run counts and codes."""
+    parts = [coded.class_map] if len(coded.levels) > 1 else []
+    counts = [coded.codes[number][0].size for number in coded.sparse]
+    return [*parts, _bytes(np.array(counts, dtype="<u4")), *(part for codes in coded.codes for part in codes)]
+
+
+def _bytes(values: npt.NDArray[np.generic]) -> Bytes:
+    return np.ascontiguousarray(values).view(np.uint8).reshape(-1)

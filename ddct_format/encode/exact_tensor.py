@@ -8,13 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends.interface import Backend
-from ..codec import dctq, raw, ulp
-from ..codec.floats import FLOAT_DTYPES, float32_from_bytes
+from ..codec import dctq, ulp
+from ..codec.floats import float32_from_bytes
 from ..container.dtypes import DTYPE_BITS
 from ..container.zstd_frame import compress
+from .delta import EncodedDelta
 from .exact import encode_exact
 from .exact_low_rank import encode_low_rank
-from .tensor import EncodedLayer, EncodedTensor, TensorData
+from .pair import Pair, TensorData
+from .sums import sum_delta
+from .tensor import EncodedLayer, EncodedTensor, apply_delta, carry, float_pair
+from .workspace import Workspace
 
 __all__ = ["encode_exactly"]
 
@@ -28,7 +32,12 @@ Layers = tuple[EncodedLayer, ...]
 
 
 def encode_exactly(
-    base: TensorData | None, target: TensorData, lossy: EncodedTensor | None, backend: Backend
+    base: TensorData | None,
+    target: TensorData,
+    target_digest: str,
+    lossy: EncodedTensor | None,
+    backend: Backend,
+    workspace: Workspace,
 ) -> EncodedTensor:
     """Encode a tensor that is not the base's own so that its last layer yields the target's bytes.
 
@@ -38,60 +47,58 @@ def encode_exactly(
     if lossy is not None and lossy.op == "add":
         before = lossy.layers[-1].result
         assert before is not None
-        if np.array_equal(before, target.data):
+        if lossy.layers[-1].digest == target_digest:
             return lossy
-        exact, _ = _exact_layer(before, target.dtype, target)
+        exact, _ = _exact_layer(before, target.dtype, target, target_digest)
         return EncodedTensor("add", (*lossy.layers, exact), energy=lossy.energy)
-    width = DTYPE_BITS[target.dtype] // 8
-    planes = raw.split_planes(target.data, width)
-    carried = EncodedTensor("replace", (EncodedLayer(raw.NAME, {"planes": width}, [planes], target.data),))
-    if base is None or base.shape != target.shape or not target.data.size:
-        return carried
-    if {base.dtype, target.dtype} - set(FLOAT_DTYPES):
-        return carried
-    with np.errstate(over="ignore"):
-        delta = backend.delta(base.data, base.dtype, target.data, target.dtype)
-        energy = float(np.square(delta, dtype=np.float64).sum()) if np.isfinite(delta).all() else 0.0
-    alone, size = _exact_layer(base.data, base.dtype, target)
+    if base is None or not float_pair(base, target) or not target.data.size:
+        return carry(target, target_digest, workspace)
+    cols = _columns(target.shape)
+    pair = Pair(base, target, (target.data.size * 8 // DTYPE_BITS[target.dtype] // cols, cols))
+    sums = sum_delta(pair, backend, workspace)
+    energy = sums.energy if sums.finite else 0.0
+    alone, size = _exact_layer(base.data, base.dtype, target, target_digest)
     layers: Layers = (alone,)
     if lossy is None and energy > 0:
-        predicted = _low_rank_layer(base, target, delta, backend)
+        predicted = _low_rank_layer(pair, backend, workspace)
         if predicted is not None and predicted.result is not None:
-            above, rest = _exact_layer(predicted.result, target.dtype, target)
+            above, rest = _exact_layer(predicted.result, target.dtype, target, target_digest)
             together = rest + _stored_size(predicted.sections)
             if together < size:
                 layers, size = (predicted, above), together
-    if size >= _stored_size([planes]):
+    carried = carry(target, target_digest, workspace)
+    if size >= _stored_size(carried.layers[0].sections):
         return carried
     return EncodedTensor("add", layers, energy=energy)
 
 
-def _exact_layer(before: npt.NDArray[np.uint8], dtype: str, target: TensorData) -> tuple[EncodedLayer, float]:
+def _exact_layer(
+    before: npt.NDArray[np.uint8], dtype: str, target: TensorData, digest: str
+) -> tuple[EncodedLayer, float]:
     """The exact layer and about how many bytes it takes."""
     params, sections, size = encode_exact(before, dtype, target.data, target.dtype, _columns(target.shape))
-    return EncodedLayer(ulp.NAME, params.as_json(), sections, target.data), size
+    return EncodedLayer(ulp.NAME, params.as_json(), sections, digest), size
 
 
-def _low_rank_layer(
-    base: TensorData, target: TensorData, delta: npt.NDArray[np.float32], backend: Backend
-) -> EncodedLayer | None:
-    cols = _columns(target.shape)
-    if min(cols, delta.size // cols) < _SMALLEST_SIDE:
+def _low_rank_layer(pair: Pair, backend: Backend, workspace: Workspace) -> EncodedLayer | None:
+    if min(pair.cols, pair.rows) < _SMALLEST_SIDE:
         return None
-    values = float32_from_bytes(target.data, target.dtype).reshape(-1, cols)
+    target = pair.target
+    values = float32_from_bytes(target.data, target.dtype).reshape(-1, pair.cols)
     least = 2.0**-14 if target.dtype == "F16" else 2.0**-126
     exponents = np.frexp(np.maximum(np.abs(values), np.float32(least)))[1] - 1 - _FRACTION_BITS[target.dtype]
-    encoded = encode_low_rank(delta.reshape(-1, cols), np.ldexp(np.float32(1), exponents))
+    delta = backend.difference(pair.band((0, pair.rows)))
+    encoded = encode_low_rank(delta, np.ldexp(np.float32(1), exponents))
     if encoded is None:
         return None
     params, payload = encoded
-    result = backend.apply(params, payload, base.data, base.dtype, target.dtype)
     sections = [
         section[start : start + _FACTOR_PIECE]
         for section in dctq.build_sections(params, payload)
         for start in range(0, section.size, _FACTOR_PIECE)
     ]
-    return EncodedLayer(dctq.NAME, params.as_json(), sections, result)
+    applied = apply_delta(pair, EncodedDelta(params, sections, []), backend, workspace)
+    return None if applied is None else applied[0]
 
 
 def _columns(shape: tuple[int, ...]) -> int:

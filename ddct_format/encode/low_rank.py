@@ -14,13 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec.dctq import MAX_MULTIPLIER_SUM
+from .factors import Factors
 
-__all__ = ["RANK_LIMIT", "Factors", "LowRankPart", "factorise", "quantise_low_rank"]
+__all__ = ["LowRankPart", "quantise_low_rank", "residual_squares"]
 
-RANK_LIMIT = 64
-"""Every term costs the decoder a multiplication per weight."""
-_OVERSAMPLING = 8
-_POWER_ITERATIONS = 2
 _DEAD_ZONE = 0.1
 _FINEST_MULTIPLIER = 64
 """Of the smallest term: its scale is then met within 1 %."""
@@ -28,95 +25,74 @@ _LARGEST = 127
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
-    """The strongest singular vectors of a matrix, on its shorter side; the other side follows from the matrix.
-
-    Attributes:
-        values: float64 [k], singular values, descending.
-        vectors: float32 [shorter side, k], orthonormal.
-    """
-
-    values: npt.NDArray[np.float64]
-    vectors: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
 class LowRankPart:
-    """Quantised terms, as section 7.2.2 stores them, and their sum."""
+    """Quantised terms, as section 7.2.2 stores them: left int8 [rows, k], right int8 [cols, k]."""
 
     left: npt.NDArray[np.int8]
     right: npt.NDArray[np.int8]
     multipliers: npt.NDArray[np.uint16]
     scale: float
-    product: npt.NDArray[np.float32]
 
     @property
     def rank(self) -> int:
         return int(self.multipliers.size)
 
-
-def factorise(matrix: npt.NDArray[np.float32], limit: int = RANK_LIMIT) -> Factors:
-    """Randomised singular value decomposition with a fixed seed (Halko, Martinsson, Tropp 2011, algorithm 4.4).
-
-    Args:
-        matrix: float32 [rows, cols], finite, of values that can be squared.
-        limit: at most so many vectors.
-    """
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    width = min(limit + _OVERSAMPLING, tall.shape[1])
-    random = np.random.default_rng(0)
-    basis, _ = np.linalg.qr(tall @ random.standard_normal((tall.shape[1], width), dtype=np.float32))
-    for _ in range(_POWER_ITERATIONS):
-        other, _ = np.linalg.qr(tall.T @ basis)
-        basis, _ = np.linalg.qr(tall @ other)
-    projected = (tall.T @ basis).astype(np.float64)
-    energies, rotation = np.linalg.eigh(projected.T @ projected)
-    strongest = np.argsort(-energies, kind="stable")[: min(limit, width)]
-    strongest = strongest[energies[strongest] > 0]
-    values = np.sqrt(energies[strongest])
-    return Factors(values, (projected @ rotation[:, strongest] / values).astype(np.float32))
+    def weighted(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Left, times multipliers and scale, [rows, k], and right, [k, cols]: their product is what is decoded."""
+        left = self.left.astype(np.float32) * (self.multipliers * self.scale).astype(np.float32)
+        return left, np.ascontiguousarray(self.right.T.astype(np.float32))
 
 
-def quantise_low_rank(matrix: npt.NDArray[np.float32], factors: Factors, step: float) -> LowRankPart | None:
+def quantise_low_rank(factors: Factors, rows: int, step: float) -> LowRankPart | None:
     """The terms worth their bits at this quantiser step, each quantised so that its error equals the residual's.
 
     Args:
-        matrix: float32 [rows, cols], the one that ``factors`` belong to, with a mean square of 1.
+        factors: of a matrix with a mean square of 1, or what is known of some of its rows.
+        rows: of the whole matrix.
         step: of the quantiser that codes the residual.
     """
-    transposed = matrix.shape[0] < matrix.shape[1]
-    tall = matrix.T if transposed else matrix
-    count = _worthwhile(factors.values, tall.shape, step)
+    count = _worthwhile(factors.values, (rows, factors.vectors.shape[0]), step)
     vectors, values = factors.vectors[:, :count], factors.values[:count]
-    short_steps = np.maximum(step / values, np.abs(vectors).max(axis=0, initial=0) / _LARGEST)
-    short = _round(vectors, short_steps)
-    used = np.flatnonzero(np.any(short, axis=0))
-    short, short_steps = short[:, used], short_steps[used]
+    right_steps = np.maximum(step / values, np.abs(vectors).max(axis=0, initial=0) / _LARGEST)
+    right = _round(vectors, right_steps)
+    used = np.flatnonzero(np.any(right, axis=0))
+    right, right_steps = right[:, used], right_steps[used]
     if not used.size:
         return None
-    decoded_short = (short * short_steps).astype(np.float32)
-    projected = tall @ decoded_short
+    decoded_right = (right * right_steps).astype(np.float32)
+    projected = factors.project(decoded_right)
     # Refitting one side after the other was rounded takes back most of that side's error.
-    gram = decoded_short.T.astype(np.float64) @ decoded_short
+    gram = decoded_right.T.astype(np.float64) @ decoded_right
     fitted = projected @ np.linalg.pinv(gram, hermitian=True).astype(np.float32)
-    long_steps = np.maximum(step, np.abs(fitted).max(axis=0, initial=0) / _LARGEST)
-    long = _round(fitted, long_steps)
-    products = short_steps * long_steps
+    left_steps = np.maximum(step, np.abs(fitted).max(axis=0, initial=0) / _LARGEST)
+    left = _round(fitted, left_steps)
+    products = right_steps * left_steps
     # One least-squares factor per term; it lies near 1 and goes into the multiplier.
-    decoded_long = long * long_steps
-    normal = (decoded_long.T @ decoded_long) * gram
-    aligned = np.einsum("ij,ij->j", decoded_long, projected, dtype=np.float64)
+    decoded_left = left * left_steps
+    normal = (decoded_left.T @ decoded_left) * gram
+    aligned = np.einsum("ij,ij->j", decoded_left, projected, dtype=np.float64)
     products = products * np.clip(np.linalg.pinv(normal, hermitian=True) @ aligned, 0.5, 2.0)
 
     # Multipliers of 64 and more, unless that would break the limit on their sum.
     scale = max(products.min() / _FINEST_MULTIPLIER, products.sum() / (MAX_MULTIPLIER_SUM - products.size))
     scale = max(scale, products.max() / (2**16 - 1))
     multipliers = np.maximum(np.rint(products / scale), 1).astype(np.uint16)
-    weighted = (long * (multipliers * scale)).astype(np.float32)
-    product = weighted @ short.astype(np.float32).T
-    left, right = (short, long) if transposed else (long, short)
-    product = product.T if transposed else product
-    return LowRankPart(left.astype(np.int8), right.astype(np.int8), multipliers, float(scale), product)
+    return LowRankPart(left.astype(np.int8), right.astype(np.int8), multipliers, float(scale))
+
+
+def residual_squares(
+    factors: Factors, part: LowRankPart | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Sums of squares of the rows and the columns of what the low-rank part leaves: |m − p|² = |m|² − 2·m·p + |p|²."""
+    if part is None:
+        return factors.row_squares, factors.col_squares
+    left, right = part.weighted()
+    own_rows = np.einsum("ik,kl,il->i", left, right @ right.T, left, dtype=np.float64, optimize=True)
+    own_cols = np.einsum("ki,kl,li->i", right, left.T @ left, right, dtype=np.float64, optimize=True)
+    cross_rows = np.einsum("ik,ik->i", factors.project(right.T), left, dtype=np.float64)
+    cross_cols = np.einsum("ik,ki->i", factors.project_back(left), right, dtype=np.float64)
+    rows = np.maximum(factors.row_squares - 2 * cross_rows + own_rows, 0)
+    return rows, np.maximum(factors.col_squares - 2 * cross_cols + own_cols, 0)
 
 
 def _worthwhile(values: npt.NDArray[np.float64], shape: tuple[int, ...], step: float) -> int:

@@ -26,16 +26,19 @@ def energy_keys(energies: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
 
 
 def worthwhile_keys(
-    energies: npt.NDArray[np.float64], width: int, step: float, dead_zone: float
+    energies: npt.NDArray[np.float64], width: int, step: float, dead_zone: float, weight: float = 1.0
 ) -> npt.NDArray[np.uint8] | None:
     """Keys for rows (or columns) of mean squares ``energies`` and ``width`` values each, if they pay for themselves.
 
     The gain is the information that the key gives on a symbol, were all values normal.
+
+    Args:
+        weight: how many rows each stands for, in a sample.
     """
     keys = energy_keys(energies)
     counts = np.bincount(keys)
-    side_bits = float(entropy_bits(counts)) + _SECTION_BITS
+    side_bits = weight * float(entropy_bits(counts)) + _SECTION_BITS
     deviations = np.sqrt(np.bincount(keys, weights=energies) / np.maximum(counts, 1)) / step
-    magnitudes = gaussian_magnitudes(deviations, dead_zone) * (counts * width)[:, None]
+    magnitudes = gaussian_magnitudes(deviations, dead_zone) * (weight * counts * width)[:, None]
     gained = float(magnitude_bits(magnitudes.sum(axis=0)) - magnitude_bits(magnitudes).sum())
     return keys if gained > side_bits else None

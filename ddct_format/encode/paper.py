@@ -11,94 +11,112 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.interface import Backend
-from ..codec.dctq import DctqParams, DctqPayload
-from ..codec.patches import PatchGrid, cut_patches
+from ..backends.encoder import AffineBand, DeltaSums, Encoder
+from ..codec.dctq import DctqParams, split_halves
+from ..codec.patches import PatchGrid
+from ..codec.transform import analysis_matrix
+from .delta import EncodedDelta
+from .pair import Pair
 from .quantiser import Quantiser, choose_gain
+from .workspace import Workspace
 
 __all__ = ["encode_paper"]
 
+_HALF_EXPONENT = 15
+"""The largest numbers of float16 are just below 2 to the 16th."""
+
+Span = tuple[int, int]
+
 
 def encode_paper(
-    delta: npt.NDArray[np.float32], shares: tuple[tuple[int, float], ...], quantiser: Quantiser, backend: Backend
-) -> tuple[DctqParams, DctqPayload]:
-    """Quantise one tensor's delta.
+    pair: Pair,
+    sums: DeltaSums,
+    shares: tuple[tuple[int, float], ...],
+    quantiser: Quantiser,
+    encoder: Encoder,
+    workspace: Workspace,
+) -> EncodedDelta:
+    """Quantise one tensor's delta, which is finite.
 
     Args:
-        delta: float32 [rows, cols], finite.
+        sums: over the delta.
         shares: (bits, share of the patches) from the strongest patches down; what is left gets no bits.
     """
     patch = quantiser.patch
-    grid = PatchGrid(delta.shape[0], delta.shape[1], patch)
+    grid = PatchGrid(pair.rows, pair.cols, patch)
     alphabets = [1] + [2**bits for bits, _ in reversed(shares)]
-    class_map = _rank_patches(delta, grid, shares)
-    transformed = quantiser.transform != "none"
-    coefficients = backend.coefficients(delta, grid, quantiser.transform) if transformed else cut_patches(delta, grid)
-    coefficients = coefficients.reshape(grid.count, -1)
-    magnification = _to_half_precision_range(coefficients)
-    coefficients = coefficients * np.float32(magnification)
+    energies = _patch_energies(pair, grid, encoder, workspace)
+    class_map = _rank_patches(energies, shares)
+    alphabet_of = np.array(alphabets, dtype=np.uint8)[class_map]
+    magnification = _to_half_precision_range(float(energies.max(initial=0.0)), quantiser)
 
-    codes: list[npt.NDArray[np.uint8]] = []
-    minima = np.zeros(grid.count, dtype="<f2")
-    steps = np.zeros(grid.count, dtype="<f2")
-    for number, alphabet in enumerate(alphabets):
-        members = np.flatnonzero(class_map == number) if alphabet > 1 else np.empty(0, dtype=np.intp)
-        values = coefficients[members]
-        low, high = values.min(axis=1, initial=np.inf), values.max(axis=1, initial=-np.inf)
-        minima[members] = low
-        steps[members] = (high - low) / np.float32(max(1, alphabet - 1))
-        step = steps[members].astype(np.float32)[:, None]
-        offset = values - minima[members].astype(np.float32)[:, None]
-        ratio = np.divide(offset, step, out=np.zeros_like(offset), where=step > 0)
-        codes.append(np.clip(np.rint(ratio), 0, alphabet - 1).astype(np.uint8).reshape(-1, patch, patch))
-    coded = np.array(alphabets)[class_map] > 1
+    def places(span: Span) -> slice:
+        return slice(span[0] // patch * grid.across, -(-span[1] // patch) * grid.across)
 
-    params = DctqParams(grid, quantiser.transform, "affine", tuple(tuple(range(alphabet)) for alphabet in alphabets))
-    payload = DctqPayload(
-        scales=np.ones(1, dtype=np.float32),
-        class_map=class_map,
-        codes=tuple(codes),
-        minima=minima[coded],
-        steps=steps[coded],
-    )
-    payload.scales[0] = _gain(quantiser.gain, delta, backend.decode_delta(params, payload), 1 / magnification)
-    return params, payload
+    def quantise(span: Span) -> AffineBand:
+        result = encoder.quantise_affine(
+            pair.band(span), patch, quantiser.transform, magnification, alphabet_of[places(span)]
+        )
+        pair.release(span)
+        return result
 
-
-def _gain(kind: str, delta: npt.NDArray[np.float32], decoded: npt.NDArray[np.float32], unit: float) -> float:
-    """The gain for ``decoded``, which is in units of ``unit``."""
+    symbols = workspace.allocate(grid.count * patch**2).reshape(grid.count, -1)
+    minima, steps = (np.zeros(grid.count, dtype="<f2") for _ in range(2))
+    magnitude = energy = aligned = 0.0
+    spans = pair.spans(patch)
+    for span, part in zip(spans, workspace.spread(quantise, spans), strict=True):
+        symbols[places(span)] = part.symbols
+        minima[places(span)], steps[places(span)] = part.minima, part.steps
+        magnitude, energy, aligned = magnitude + part.magnitude, energy + part.energy, aligned + part.aligned
+        workspace.release()
+    unit = 1 / magnification
     gain = choose_gain(
-        kind,
-        energy=_product(delta, delta),
-        aligned=_product(delta, decoded) * unit,
-        decoded=_product(decoded, decoded) * unit**2,
-        absolute=float(np.abs(delta).sum(dtype=np.float64)),
-        decoded_absolute=float(np.abs(decoded).sum(dtype=np.float64)) * unit,
+        quantiser.gain,
+        energy=sums.energy,
+        aligned=aligned * unit**2,
+        decoded=energy * unit**2,
+        absolute=sums.magnitude,
+        decoded_absolute=magnitude * unit,
     )
-    return gain * unit
+    coded = alphabet_of > 1
+    codes = workspace.spread(
+        lambda number: encoder.pack_class(symbols, class_map, number, alphabets[number], False),
+        range(1, len(alphabets)),
+    )
+    params = DctqParams(grid, quantiser.transform, "affine", tuple(tuple(range(alphabet)) for alphabet in alphabets))
+    scales = np.array([gain * unit], dtype="<f4").view(np.uint8)
+    halves = split_halves(minima[coded], steps[coded])
+    return EncodedDelta(params, [scales, class_map, *halves, *(part for parts in codes for part in parts)], [])
 
 
-def _product(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> float:
-    return float(np.einsum("ij,ij->", left, right, dtype=np.float64))
+def _patch_energies(pair: Pair, grid: PatchGrid, encoder: Encoder, workspace: Workspace) -> npt.NDArray[np.float64]:
+    def measure(span: Span) -> npt.NDArray[np.float64]:
+        result = encoder.patch_energies(pair.band(span), grid.patch)
+        pair.release(span)
+        return result
+
+    return np.concatenate(list(workspace.spread(measure, pair.spans(grid.patch))))
 
 
-def _rank_patches(
-    delta: npt.NDArray[np.float32], grid: PatchGrid, shares: tuple[tuple[int, float], ...]
-) -> npt.NDArray[np.uint8]:
+def _rank_patches(energies: npt.NDArray[np.float64], shares: tuple[tuple[int, float], ...]) -> npt.NDArray[np.uint8]:
     """Class of each patch, the last class for the strongest ones; ties go by position."""
-    norms = np.square(cut_patches(delta, grid), dtype=np.float64).sum(axis=(1, 2))
-    strongest_first = np.argsort(-norms, kind="stable")
-    class_map = np.zeros(grid.count, dtype=np.uint8)
+    strongest_first = np.argsort(-energies, kind="stable")
+    class_map = np.zeros(energies.size, dtype=np.uint8)
     start, reached = 0, 0.0
     for position, (_, share) in enumerate(shares):
         reached += share
-        stop = round(reached * grid.count)
+        stop = round(reached * energies.size)
         class_map[strongest_first[start:stop]] = len(shares) - position
         start = stop
     return class_map
 
 
-def _to_half_precision_range(coefficients: npt.NDArray[np.float32]) -> float:
-    """A power of two that makes float16 minima and steps normal numbers; the gain takes it back."""
-    largest = float(np.abs(coefficients).max(initial=0.0))
-    return 1.0 if largest == 0 else float(2.0 ** (10 - np.frexp(largest)[1]))
+def _to_half_precision_range(energy: float, quantiser: Quantiser) -> float:
+    """A power of two that makes float16 minima and steps normal numbers; the gain takes it back.
+
+    No coefficient of a patch is larger than the root of its energy times the squared norm of the transform, and no
+    step is more than twice that.
+    """
+    norm = np.linalg.norm(analysis_matrix(quantiser.transform, quantiser.patch), 2)
+    bound = 2 * float(norm) ** 2 * energy**0.5
+    return 1.0 if bound == 0 else float(2.0 ** (_HALF_EXPONENT - np.frexp(bound)[1]))

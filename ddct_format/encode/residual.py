@@ -7,43 +7,62 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.interface import Backend
-from ..codec.patches import PatchGrid, cut_patches
-from .classes import classify_patches
+from ..backends.encoder import (
+    ACTIVITY_BINS,
+    LARGEST_MAGNITUDE,
+    Encoder,
+    QuantisedBand,
+    ResidualPlan,
+    activity_bins,
+)
+from ..codec.patches import PatchGrid
+from .classes import choose_classes
+from .low_rank import LowRankPart
 from .ordering import worthwhile_keys
-from .quantise import COARSE_DEAD_ZONE, DEAD_ZONE, quantise
+from .pair import Pair
+from .quantise import COARSE_DEAD_ZONE, DEAD_ZONE, choose_levels
 from .quantiser import DEFAULT_QUANTISER, Quantiser
+from .workspace import Workspace
 
 __all__ = ["CodedResidual", "encode_residual"]
 
 _SPARSE_BELOW = 0.5
 """Share of symbols other than zero under which runs of zeros are coded."""
 
+Bytes = npt.NDArray[np.uint8]
+Squares = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
 class CodedResidual:
-    """The parts of a layer that describe patches (spec section 7.2); empty keys mean none."""
+    """The parts of a layer that describe patches (spec section 7.2); empty keys mean none.
+
+    Attributes:
+        codes: of each class the packed symbols, or run bytes and packed values; none of a class without symbols.
+    """
 
     grid: PatchGrid
     transform: str
     levels: tuple[tuple[int, ...], ...]
     sparse: tuple[int, ...]
     scale: float
-    class_map: npt.NDArray[np.uint8]
-    codes: tuple[npt.NDArray[np.uint8], ...]
-    row_keys: npt.NDArray[np.uint8]
-    col_keys: npt.NDArray[np.uint8]
-    noise: float
-    """Squared error after decoding, before it is rounded to the tensor's type."""
+    class_map: Bytes
+    codes: tuple[list[Bytes], ...]
+    row_keys: Bytes
+    col_keys: Bytes
 
 
 def encode_residual(
-    residual: npt.NDArray[np.float32],
-    patch: int,
+    pair: Pair,
+    scale: float,
+    low_rank: LowRankPart | None,
+    squares: tuple[Squares, Squares] | None,
     step: float,
-    backend: Backend,
+    encoder: Encoder,
+    workspace: Workspace,
     *,
-    plain: bool = False,
+    patch: int,
+    weight: float = 1.0,
     coarse: bool = False,
     quantiser: Quantiser = DEFAULT_QUANTISER,
 ) -> CodedResidual:
@@ -53,42 +72,63 @@ def encode_residual(
     ones: at half a bit per weight that halves the damage to the model (spec/adr/0105-transform.md).
 
     Args:
-        residual: float32 [rows, cols], finite.
-        step: in the units of ``residual``, in which the whole delta has a mean square of 1.
+        scale: what the delta is multiplied with so that its mean square is 1.
+        low_rank: of the scaled delta; it is subtracted first.
+        squares: sums of squares of the rows and of the columns of what that leaves; None for what is too small to pay
+            for keys, a transform or classes.
+        step: in the units of the scaled delta.
+        weight: how many rows each stands for, in a sample.
         coarse: for targets at which hardly any value survives.
-        plain: neither keys nor a transform nor classes: for what is too small to pay for them.
     """
-    rows, cols = residual.shape
-    grid = PatchGrid(rows, cols, patch)
+    grid = PatchGrid(pair.rows, pair.cols, patch)
+    none = np.empty(0, dtype=np.uint8)
     row_keys = col_keys = None
-    if not plain and not coarse:  # sorted, whole rows would be left without a value
-        squares = np.square(residual)
-        row_keys = worthwhile_keys(squares.mean(axis=1, dtype=np.float64), cols, step, DEAD_ZONE)
-        col_keys = worthwhile_keys(squares.mean(axis=0, dtype=np.float64), rows, step, DEAD_ZONE)
+    if squares is not None and not coarse:  # sorted, whole rows would be left without a value
+        row_keys = worthwhile_keys(squares[0] / pair.cols, pair.cols, step, DEAD_ZONE, weight)
+        col_keys = worthwhile_keys(squares[1] / pair.rows, round(pair.rows * weight), step, DEAD_ZONE)
+    left = np.zeros((pair.rows, 0), dtype=np.float32)
+    right = np.zeros((0, pair.cols), dtype=np.float32)
+    if low_rank is not None:
+        left, right = low_rank.weighted()
     if row_keys is not None:
-        residual = residual[np.argsort(row_keys, kind="stable")]
-    if col_keys is not None:
-        residual = residual[:, np.argsort(col_keys, kind="stable")]
-    transform = "none" if plain else quantiser.transform
+        order = np.argsort(row_keys, kind="stable")
+        pair, left = pair.ordered(order), left[order]
+    transform = "none" if squares is None else quantiser.transform
     unit = _unit(transform, patch)
-    values = _coefficients(residual, grid, transform, backend).reshape(grid.count, -1) * np.float32(unit / step)
-    quantised = quantise(values, COARSE_DEAD_ZONE if coarse else DEAD_ZONE, quantiser.gain, fitted=not plain)
-    class_map = np.zeros(grid.count, dtype=np.uint8) if plain else classify_patches(quantised.magnitudes)
+    plan = ResidualPlan(
+        patch=patch,
+        transform=transform,
+        scale=scale,
+        right=right,
+        col_order=None if col_keys is None else np.argsort(col_keys, kind="stable"),
+        unit=unit / step,
+        dead_zone=COARSE_DEAD_ZONE if coarse else DEAD_ZONE,
+    )
+    symbols, class_bins, counts, sums, energy = _quantise(pair, grid, plan, left, encoder, workspace)
+    quantised = choose_levels(counts.sum(axis=0), sums, energy, quantiser.gain, fitted=squares is not None)
+    classes = np.zeros(ACTIVITY_BINS, dtype=np.uint8)
+    if squares is not None:
+        classes = choose_classes(counts, patch * patch, weight)
+    class_map = classes[class_bins]
 
     both_signs = [0]
     for level in quantised.levels[1:]:
         both_signs += [level, -level]
-    levels, sparse, codes = [], [], []
+    levels, sparse = [], []
     for number in range(int(class_map.max()) + 1):
-        members = class_map == number
-        symbols = quantised.symbols[members]
-        magnitudes = quantised.magnitudes[members]
-        largest = int(magnitudes.max(initial=0))
+        histogram = counts[classes == number].sum(axis=0)
+        largest = int(np.flatnonzero(histogram).max(initial=0))
         levels.append(tuple(both_signs[: 2 * largest + 1]))
-        if largest and np.count_nonzero(symbols) < _SPARSE_BELOW * symbols.size:
+        if largest and histogram[1:].sum() < _SPARSE_BELOW * histogram.sum():
             sparse.append(number)
-        codes.append((symbols if largest else symbols[:0]).reshape(-1, patch, patch))
-    none = np.empty(0, dtype=np.uint8)
+
+    def pack(number: int) -> list[Bytes]:
+        alphabet = len(levels[number])
+        if alphabet == 1:
+            return []
+        return encoder.pack_class(symbols, class_map, number, alphabet, number in sparse)
+
+    codes = tuple(workspace.spread(pack, range(len(levels))))
     return CodedResidual(
         grid=grid,
         transform=transform,
@@ -96,19 +136,42 @@ def encode_residual(
         sparse=tuple(sparse),
         scale=quantised.gain * step / (unit * quantised.levels_per_step),
         class_map=class_map,
-        codes=tuple(codes),
+        codes=codes,
         row_keys=none if row_keys is None else row_keys,
         col_keys=none if col_keys is None else col_keys,
-        noise=quantised.noise * step * step,
     )
 
 
-def _coefficients(
-    view: npt.NDArray[np.float32], grid: PatchGrid, transform: str, backend: Backend
-) -> npt.NDArray[np.float32]:
-    if transform == "none":
-        return cut_patches(view, grid)
-    return backend.coefficients(view, grid, transform)
+def _quantise(
+    pair: Pair,
+    grid: PatchGrid,
+    plan: ResidualPlan,
+    left: npt.NDArray[np.float32],
+    encoder: Encoder,
+    workspace: Workspace,
+) -> tuple[Bytes, Bytes, npt.NDArray[np.int64], Squares, float]:
+    """Symbols [patches, p²], the bin of each patch, and the counts, sums and energy of all bands."""
+    symbols = workspace.allocate(grid.count * grid.patch**2).reshape(grid.count, -1)
+    bins = np.empty(grid.count, dtype=np.uint8)
+    counts = np.zeros((ACTIVITY_BINS, LARGEST_MAGNITUDE + 1), dtype=np.int64)
+    sums = np.zeros(LARGEST_MAGNITUDE + 1)
+    energy = 0.0
+
+    def quantise(span: tuple[int, int]) -> QuantisedBand:
+        result = encoder.quantise(pair.band(span), plan, left[slice(*span)])
+        pair.release(span)
+        return result
+
+    spans = pair.spans(grid.patch)
+    for (start, stop), part in zip(spans, workspace.spread(quantise, spans), strict=True):
+        places = slice(start // grid.patch * grid.across, -(-stop // grid.patch) * grid.across)
+        symbols[places] = part.symbols
+        bins[places] = activity_bins(part.activity)
+        counts += part.counts
+        sums += part.sums
+        energy += part.energy
+        workspace.release()
+    return symbols, bins, counts, sums, energy
 
 
 def _unit(transform: str, patch: int) -> float:

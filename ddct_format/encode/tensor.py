@@ -10,30 +10,45 @@ import numpy.typing as npt
 from ..backends.interface import Backend
 from ..codec import dctq, raw
 from ..codec.floats import FLOAT_DTYPES
-from ..container.dtypes import DTYPE_BITS
-from .delta import DeltaAnalysis, analyse_delta, encode_delta, matrix_view
+from ..container.digest import TensorHasher
+from ..container.dtypes import DTYPE_BITS, tensor_nbytes
+from .delta import DeltaAnalysis, EncodedDelta, analyse_delta, encode_delta, matrix_view, vector_view
+from .pair import Pair, TensorData
 from .paper import encode_paper
 from .presets import Preset
+from .sums import sum_delta
+from .workspace import Workspace
 
-__all__ = ["EncodedLayer", "EncodedTensor", "TensorData", "analyse_tensor", "encode_tensor"]
+__all__ = [
+    "EncodedLayer",
+    "EncodedTensor",
+    "analyse_tensor",
+    "apply_delta",
+    "carry",
+    "delta_pair",
+    "encode_tensor",
+    "float_pair",
+]
 
+_PIECE = 4 << 20
 
-@dataclass(frozen=True, slots=True)
-class TensorData:
-    """A tensor as it lies in a checkpoint; ``data`` is its bytes, uint8, 1-D."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: npt.NDArray[np.uint8]
+Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedLayer:
+    """A layer's payload, in sections, and what it gives.
+
+    Attributes:
+        digest: of the tensor after this layer; None in a draft.
+        result: the tensor's bytes after this layer; None in a draft, and where they are the target's.
+    """
+
     codec: str
     params: dict[str, object]
-    sections: list[npt.NDArray[np.uint8]]
-    result: npt.NDArray[np.uint8] | None
-    """The tensor's bytes after this layer; None in a draft."""
+    sections: list[Bytes]
+    digest: str | None
+    result: Bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +66,37 @@ class EncodedTensor:
     energy: float = 0.0
 
 
-def analyse_tensor(base: TensorData | None, target: TensorData, backend: Backend) -> DeltaAnalysis | None:
+def float_pair(base: TensorData | None, target: TensorData) -> bool:
+    """Whether a delta can be taken: both sides are floating-point tensors of the same shape."""
+    return base is not None and base.shape == target.shape and {base.dtype, target.dtype} <= set(FLOAT_DTYPES)
+
+
+def delta_pair(base: TensorData, target: TensorData) -> Pair | None:
+    """The tensors as matrices, or rows of 8; None if they are too small or do not divide."""
+    view = matrix_view(target.shape) or vector_view(target.shape)
+    return None if view is None else Pair(base, target, view)
+
+
+def analyse_tensor(
+    base: TensorData | None, target: TensorData, backend: Backend, workspace: Workspace
+) -> DeltaAnalysis | None:
     """What a search for quantiser steps needs to know of a tensor; None if it is carried byte for byte."""
-    if base is None or not _has_delta(base, target):
+    if base is None or not float_pair(base, target):
         return None
-    return analyse_delta(backend.delta(base.data, base.dtype, target.data, target.dtype), target.shape)
+    pair = delta_pair(base, target)
+    if pair is None:
+        return None
+    sums = sum_delta(pair, backend, workspace)
+    return analyse_delta(pair, sums, backend, workspace, is_matrix=matrix_view(target.shape) is not None)
 
 
 def encode_tensor(
     base: TensorData | None,
     target: TensorData,
+    target_digest: str,
     preset: Preset,
     backend: Backend,
+    workspace: Workspace,
     *,
     analysis: DeltaAnalysis | None = None,
     step: float = 1.0,
@@ -75,42 +109,74 @@ def encode_tensor(
 
     Args:
         analysis, step: what :func:`analyse_tensor` found, and the step that was chosen, for a preset with a target.
-        draft: only what the bytes depend on; neither results nor errors.
+        draft: only what the bytes depend on; neither digests nor errors.
     """
-    if base is None or not _has_delta(base, target):
-        return _carry(target)
-    delta = backend.delta(base.data, base.dtype, target.data, target.dtype)
+    encoded = None
+    pair = delta_pair(base, target) if base is not None and float_pair(base, target) else None
+    if pair is None:
+        return carry(target, target_digest, workspace)
     if preset.searched:
         if analysis is None:
-            return _carry(target)
-        params, payload = encode_delta(delta, analysis, step, backend, coarse=preset.coarse, quantiser=preset.quantiser)
-    else:
-        view = matrix_view(target.shape)
-        if not preset.shares or view is None or not np.isfinite(delta).all():
-            return _carry(target)
-        params, payload = encode_paper(delta.reshape(view), preset.shares, preset.quantiser, backend)
-    sections = dctq.build_sections(params, payload)
-    if draft:
-        return EncodedTensor("add", (EncodedLayer(dctq.NAME, params.as_json(), sections, None),))
-    if not np.isfinite(payload.scales).all():
-        return _carry(target)
-    result = backend.apply(params, payload, base.data, base.dtype, target.dtype)
-    remaining = backend.delta(result, target.dtype, target.data, target.dtype)
-    if not np.isfinite(remaining).all():  # a sum beyond the type's range became Inf
-        return _carry(target)
-    layer = EncodedLayer(dctq.NAME, params.as_json(), sections, result)
-    return EncodedTensor("add", (layer,), noise=_energy(remaining), energy=_energy(delta))
+            return carry(target, target_digest, workspace)
+        encoded = encode_delta(
+            pair, analysis, step, backend, workspace, coarse=preset.coarse, quantiser=preset.quantiser
+        )
+        if draft:
+            return EncodedTensor("add", (EncodedLayer(dctq.NAME, encoded.params.as_json(), encoded.sections, None),))
+    sums = sum_delta(pair, backend, workspace)
+    if encoded is None:
+        if not preset.shares or matrix_view(target.shape) is None or not sums.finite:
+            return carry(target, target_digest, workspace)
+        encoded = encode_paper(pair, sums, preset.shares, preset.quantiser, backend, workspace)
+    applied = apply_delta(pair, encoded, backend, workspace)
+    if applied is None:
+        return carry(target, target_digest, workspace)
+    layer, noise = applied
+    return EncodedTensor("add", (layer,), noise=noise, energy=sums.energy)
 
 
-def _has_delta(base: TensorData, target: TensorData) -> bool:
-    return base.shape == target.shape and {base.dtype, target.dtype} <= set(FLOAT_DTYPES)
+def apply_delta(
+    pair: Pair, encoded: EncodedDelta, backend: Backend, workspace: Workspace
+) -> tuple[EncodedLayer, float] | None:
+    """Decode a layer: its result with the digest, and the squared error that is left.
+
+    None where a scale or a sum is beyond its type's range.
+    """
+    if not np.isfinite(encoded.sections[0].view("<f4")).all():
+        return None
+    base, target = pair.base, pair.target
+    sections = [section for section in encoded.sections if section.size]
+    payload = workspace.allocate(sum(section.size for section in sections))
+    position = 0
+    for number, section in enumerate(sections):
+        payload[position : position + section.size] = section
+        sections[number] = payload[position : position + section.size]
+        position += section.size
+    encoded.sections.clear()  # they would be in memory twice
+    result = workspace.allocate(tensor_nbytes(target.dtype, target.shape))
+    stored = dctq.split_payload(encoded.params, payload)
+    for _ in backend.apply_bands(encoded.params, stored, base.data, base.dtype, target.dtype, result):
+        base.release(0, base.data.size)
+        workspace.release()
+    after = Pair(TensorData(target.dtype, target.shape, result), target, (pair.rows, pair.cols))
+    remaining = sum_delta(after, backend, workspace)
+    if not remaining.finite:
+        return None
+    hasher = TensorHasher()
+    for start in range(0, result.size, _PIECE):
+        hasher.update(result[start : start + _PIECE])
+    layer = EncodedLayer(dctq.NAME, encoded.params.as_json(), sections, hasher.hexdigest(), result)
+    return layer, remaining.energy
 
 
-def _carry(target: TensorData) -> EncodedTensor:
+def carry(target: TensorData, digest: str, workspace: Workspace) -> EncodedTensor:
+    """The tensor's own bytes, in byte planes."""
     width = DTYPE_BITS[target.dtype] // 8
-    layer = EncodedLayer(raw.NAME, {"planes": width}, [raw.split_planes(target.data, width)], target.data)
+    planes = workspace.allocate(target.data.size)
+    by_byte, elements = planes.reshape(width, -1), target.data.reshape(-1, width)
+    for start in range(0, len(elements), _PIECE):
+        by_byte[:, start : start + _PIECE] = elements[start : start + _PIECE].T
+        target.release(start * width, (start + _PIECE) * width)
+        workspace.release()
+    layer = EncodedLayer(raw.NAME, {"planes": width}, [planes], digest)
     return EncodedTensor("replace", (layer,))
-
-
-def _energy(values: npt.NDArray[np.float32]) -> float:
-    return float(np.square(values, dtype=np.float64).sum())

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
+from itertools import groupby
+from math import ceil, prod
+from typing import TypeVar
 
 import numpy as np
 
 from ..backends.interface import Backend
 from ..checkpoint import Checkpoint
-from ..container.digest import tensor_digest
+from ..codec import dctq
 from ..container.payload import StoredPayload
 from ..container.records import Layer, TensorRecord
 from ..container.writer import ArchiveWriter
-from ..encode.delta import DeltaAnalysis
+from ..encode.delta import DeltaAnalysis, encode_delta
 from ..encode.exact_tensor import encode_exactly
+from ..encode.pair import TensorData
 from ..encode.presets import Preset
-from ..encode.tensor import EncodedTensor, TensorData, analyse_tensor, encode_tensor
-from .parallel import map_ordered
+from ..encode.sums import sum_delta
+from ..encode.tensor import EncodedTensor, analyse_tensor, apply_delta, delta_pair, encode_tensor
+from ..encode.workspace import Workspace
+from .drafts import Draft, Sample, SamplePlan, plan_samples, take_sample
+from .parallel import DEFAULT_MEMORY, map_ordered
+from .workspace import BudgetWorkspace
 
 __all__ = ["Encoded", "Encoding"]
+
+_BYTES_PER_WEIGHT = 4
+"""That encoding a tensor holds at most: symbols, the result, and the payload before and after compression."""
+_CHUNK_ENTRY_BYTES = 8
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,8 @@ class Encoding:
         steps: their quantiser steps, as multiples of the delta's deviation.
 
     Args:
+        memory: bytes of working set. Tensors of which several fit are encoded at the same time; those that are larger
+            one after another, by all threads together, and what of them is too large goes through temporary files.
         exact: add a layer that restores the target bit for bit to every tensor that has a lossy one.
     """
 
@@ -58,6 +75,7 @@ class Encoding:
         writer: ArchiveWriter,
         threads: int,
         *,
+        memory: int = DEFAULT_MEMORY,
         exact: bool = False,
     ) -> None:
         self.base = base
@@ -73,7 +91,10 @@ class Encoding:
         self.writer = writer
         self._backend = backend
         self._threads = threads
+        self._memory = memory
         self._exact = exact
+        self._plan = SamplePlan(1.0, {})
+        self._samples: dict[str, Sample] = {}
         self._first = _first_of_equals(target, target_digests)
 
     def is_stored(self, name: str) -> bool:
@@ -82,23 +103,124 @@ class Encoding:
 
     def analyse(self, names: Sequence[str]) -> Iterator[str]:
         """Fill ``analyses``; yields each name when it is done."""
-
-        def analyse(name: str) -> DeltaAnalysis | None:
-            return analyse_tensor(self._base_data(name), _tensor_data(self.target, name), self._backend)
-
-        for name, analysis in zip(names, map_ordered(analyse, names, self._threads), strict=True):
+        infos = [self.target.tensors[name] for name in names]
+        self._plan = plan_samples(infos, {name: self._elements(name) for name in names})
+        for name, (analysis, sample) in zip(names, self._each(self._analyse, names), strict=True):
             self.analyses[name] = analysis
+            if sample is not None:
+                self._samples[name] = sample
             yield name
 
-    def encode_all(self, names: Sequence[str], *, draft: bool = False) -> Iterator[Encoded]:
-        """Encode tensors in this order.
+    @property
+    def is_sampled(self) -> bool:
+        """Whether drafts are about samples: then their sizes are estimates."""
+        return self._plan.share < 1
+
+    def encode_all(self, names: Sequence[str]) -> Iterator[Encoded]:
+        """Encode tensors, in this order."""
+        return self._each(self._encode, names)
+
+    def draft_all(self, names: Sequence[str], *, errors: bool = False) -> Iterator[Draft]:
+        """Measure tensors as they would be encoded, in this order.
 
         Args:
-            draft: payloads and records are as large as they will be, but digests and errors are not the real ones.
+            errors: of the lossy layers, too.
         """
-        return map_ordered(lambda name: self._encode(name, draft), names, self._threads)
+        drafted = [name for name in names if self._plan.stands_for.get(name, name) == name]
 
-    def _encode(self, name: str, draft: bool) -> Encoded:
+        def draft(name: str, workspace: Workspace) -> Draft:
+            sample = self._samples.get(name)
+            if sample is not None:
+                return self._draft_sample(name, sample, errors, workspace)
+            item = self._encode(name, workspace, draft=not errors)
+            stored = sum(p.stored_size + _CHUNK_ENTRY_BYTES * len(p.chunks) for p in item.payloads)
+            return Draft(item.record, stored, item.noise, item.energy)
+
+        found = dict(zip(drafted, self._each(draft, drafted), strict=True))
+        for name in names:
+            yield found[name] if name in found else self._like(name, found[self._plan.stands_for[name]])
+
+    def _like(self, name: str, other: Draft) -> Draft:
+        """What a tensor of the same shape says about this one."""
+        analysis, stands_in = self.analyses[name], self.analyses[other.record.name]
+        energies = [0.0 if a is None else a.deviation**2 for a in (analysis, stands_in)]
+        share = energies[0] / energies[1] if energies[1] else 0.0
+        record = TensorRecord(
+            name,
+            other.record.dtype,
+            other.record.shape,
+            self.target.tensors[name].shard,
+            other.record.op,
+            base=self.base_digests.get(name) if other.record.base else None,
+            base_dtype=other.record.base_dtype,
+            layers=tuple(
+                Layer(layer.codec, layer.params, layer.size, _stand_in(self.target_digests[name]))
+                for layer in other.record.layers
+            ),
+            error=other.record.error,
+        )
+        return Draft(record, other.stored, other.noise * share, other.energy * share)
+
+    def _draft_sample(self, name: str, sample: Sample, errors: bool, workspace: Workspace) -> Draft:
+        info, preset, analysis = self.target.tensors[name], self.presets[name], self.analyses[name]
+        assert analysis is not None
+        encoded = encode_delta(
+            sample.pair,
+            sample.analysis,
+            self.steps.get(name, 1.0),
+            self._backend,
+            workspace,
+            coarse=preset.coarse,
+            quantiser=preset.quantiser,
+        )
+        weight = analysis.rows / sample.pair.rows
+        fixed = self.writer.compress_payload(encoded.fixed)
+        whole = self.writer.compress_payload(encoded.sections)
+        raw_size = round(fixed.raw_size + weight * (whole.raw_size - fixed.raw_size))
+        stored = round(fixed.stored_size + weight * (whole.stored_size - fixed.stored_size))
+        noise, energy = 0.0, analysis.deviation**2 * self._elements(name)
+        if errors:
+            own = sum_delta(sample.pair, self._backend, workspace).energy
+            applied = apply_delta(sample.pair, encoded, self._backend, workspace)
+            noise = applied[1] / own * energy if applied is not None and own else 0.0
+        layer = Layer(dctq.NAME, encoded.params.as_json(), raw_size, _stand_in(self.target_digests[name]))
+        record = TensorRecord(
+            name,
+            info.dtype,
+            info.shape,
+            info.shard,
+            "add",
+            base=self.base_digests[name],
+            base_dtype=self._base_dtype(name),
+            layers=(layer,),
+            error=0.0,
+        )
+        return Draft(record, stored + _CHUNK_ENTRY_BYTES * ceil(raw_size / self.writer.chunk_size), noise, energy)
+
+    def _analyse(self, name: str, workspace: Workspace) -> tuple[DeltaAnalysis | None, Sample | None]:
+        base, target = self._base_data(name), _tensor_data(self.target, name)
+        analysis = analyse_tensor(base, target, self._backend, workspace)
+        if analysis is None or not self.is_sampled or self._plan.stands_for[name] != name:
+            return analysis, None
+        assert base is not None
+        pair = delta_pair(base, target)
+        assert pair is not None
+        return analysis, take_sample(pair, analysis, self._plan.share)
+
+    def _each(self, work: Callable[[str, Workspace], Result], names: Sequence[str]) -> Iterator[Result]:
+        """Several small tensors at a time, a large one by itself."""
+        scratch = self.writer.path.parent
+        small = self._memory // (2 * self._threads)
+        for alone, group in groupby(names, lambda name: self._elements(name) * _BYTES_PER_WEIGHT > small):
+            if alone:
+                for name in group:
+                    yield work(name, BudgetWorkspace(self._memory // 8, self._threads, scratch))
+            else:
+                yield from map_ordered(
+                    lambda name: work(name, BudgetWorkspace(small, 1, scratch)), list(group), self._threads
+                )
+
+    def _encode(self, name: str, workspace: Workspace, *, draft: bool = False) -> Encoded:
         info = self.target.tensors[name]
         digest = self.target_digests[name]
         if self._is_kept(name):
@@ -107,9 +229,8 @@ class Encoding:
         if first != name:
             return Encoded(TensorRecord(name, info.dtype, info.shape, info.shard, "alias", of=first))
         base = self._base_data(name)
-        result = self._encode_stored(name, base, _tensor_data(self.target, name), draft)
+        result = self._encode_stored(name, base, _tensor_data(self.target, name), draft, workspace)
         added = result.op == "add"
-        assert not added or base is not None
         payloads = tuple(self.writer.compress_payload(layer.sections) for layer in result.layers)
         record = TensorRecord(
             name,
@@ -118,40 +239,49 @@ class Encoding:
             info.shard,
             result.op,
             base=self.base_digests[name] if added else None,
-            base_dtype=base.dtype if added and base is not None and base.dtype != info.dtype else None,
+            base_dtype=self._base_dtype(name) if added else None,
             layers=tuple(
-                Layer(
-                    layer.codec,
-                    layer.params,
-                    payload.raw_size,
-                    _stand_in(digest) if layer.result is None else tensor_digest(layer.result),
-                )
+                Layer(layer.codec, layer.params, payload.raw_size, layer.digest or _stand_in(digest))
                 for layer, payload in zip(result.layers, payloads, strict=True)
             ),
             error=_four_digits(result.noise / result.energy if result.energy else 0.0) if added else None,
         )
         return Encoded(record, payloads, result.noise, result.energy)
 
-    def _encode_stored(self, name: str, base: TensorData | None, target: TensorData, draft: bool) -> EncodedTensor:
-        preset = self.presets[name]
+    def _encode_stored(
+        self, name: str, base: TensorData | None, target: TensorData, draft: bool, workspace: Workspace
+    ) -> EncodedTensor:
+        preset, digest = self.presets[name], self.target_digests[name]
         if preset.exact:
-            return encode_exactly(base, target, None, self._backend)
+            return encode_exactly(base, target, digest, None, self._backend, workspace)
         lossy = encode_tensor(
             base,
             target,
+            digest,
             preset,
             self._backend,
+            workspace,
             analysis=self.analyses.get(name),
             step=self.steps.get(name, 1.0),
             draft=draft,
         )
         # Targets are the lossy layer's: drafts need no exact one.
-        return encode_exactly(base, target, lossy, self._backend) if self._exact and not draft else lossy
+        if not self._exact or draft:
+            return lossy
+        return encode_exactly(base, target, digest, lossy, self._backend, workspace)
 
     def _is_kept(self, name: str) -> bool:
         found, info = self.base.tensors.get(name), self.target.tensors[name]
         same_type = found is not None and (found.dtype, found.shape) == (info.dtype, info.shape)
         return same_type and self.base_digests[name] == self.target_digests[name]
+
+    def _base_dtype(self, name: str) -> str | None:
+        """The base tensor's element type, if it is another one."""
+        dtype = self.base.tensors[name].dtype
+        return None if dtype == self.target.tensors[name].dtype else dtype
+
+    def _elements(self, name: str) -> int:
+        return prod(self.target.tensors[name].shape)
 
     def _base_data(self, name: str) -> TensorData | None:
         return _tensor_data(self.base, name) if name in self.base.tensors else None
@@ -179,4 +309,5 @@ def _stand_in(digest: str) -> str:
 
 def _tensor_data(model: Checkpoint, name: str) -> TensorData:
     info = model.tensors[name]
-    return TensorData(info.dtype, info.shape, np.frombuffer(model.read(name), dtype=np.uint8))
+    data = np.frombuffer(model.read(name), dtype=np.uint8)
+    return TensorData(info.dtype, info.shape, data, partial(model.release, name))

@@ -157,6 +157,7 @@ def pack(
             backend,
             writer,
             threads,
+            memory=memory,
             exact=exact,
         )
 

@@ -13,6 +13,7 @@ from ..container.records import TensorRecord
 from ..encode.allocation import StepSearch, relative_steps
 from ..encode.presets import PRESETS, Preset
 from ..errors import ConfigError
+from .drafts import Draft
 from .encoding import Encoding
 from .progress import Progress, Tally
 
@@ -22,7 +23,6 @@ _BITS_WINDOW = (0.985, 1.0)
 """Never above the target, and within 2 % of it with what the drafts do not know."""
 _ERROR_WINDOW = (0.97, 1.0)
 _MOST_PASSES = 12
-_CHUNK_ENTRY_BYTES = 8
 
 
 def choose_steps(
@@ -69,7 +69,7 @@ def choose_steps(
             encoding.steps.update((name, scale * share) for name, share in shares[group].items())
         names = [name for group in waiting for name in searched[group]]
         tally = Tally(size, f"choosing steps, pass {number + 1}", progress)
-        measured.measure(names, draft=all(targets[group].error is None for group in waiting), tally=tally)
+        measured.measure(names, errors=any(targets[group].error is not None for group in waiting), tally=tally)
         for group in waiting:
             preset, search = targets[group], searches[group]
             search.record(measured.error(group) if preset.error is not None else measured.bits(group))
@@ -107,19 +107,21 @@ class _Measured:
         self._energy: dict[str, float] = {}
         self._metadata_bytes = 0
 
-    def measure(self, names: Sequence[str], *, draft: bool, tally: Tally) -> None:
+    def measure(self, names: Sequence[str], *, errors: bool, tally: Tally) -> None:
         # What is not searched for never changes: once is enough.
         fixed = [name for name in self._encoding.presets if name not in self._records and name not in set(names)]
-        order = [*fixed, *names]
-        for name, item in zip(order, self._encoding.encode_all(order, draft=draft), strict=True):
-            # A draft's error is not known; four digits that do not repeat stand for it.
-            error = None if item.record.error is None else int(self._encoding.target_digests[name][:4], 16) / 1e5
-            self._records[name] = replace(item.record, error=error)
-            self._stored[name] = sum(p.stored_size + _CHUNK_ENTRY_BYTES * len(p.chunks) for p in item.payloads)
-            self._noise[name], self._energy[name] = item.noise, item.energy
-            if name not in fixed:
-                tally.add(item.record.nbytes)
+        for name, item in zip(fixed, self._encoding.draft_all(fixed), strict=True):
+            self._store(name, item)
+        for name, item in zip(names, self._encoding.draft_all(names, errors=errors), strict=True):
+            self._store(name, item)
+            tally.add(item.record.nbytes)
         self._metadata_bytes = self._metadata_size([self._records[name] for name in self._encoding.presets])
+
+    def _store(self, name: str, item: Draft) -> None:
+        # A draft's error is not known; four digits that do not repeat stand for it.
+        error = None if item.record.error is None else int(self._encoding.target_digests[name][:4], 16) / 1e5
+        self._records[name] = replace(item.record, error=error)
+        self._stored[name], self._noise[name], self._energy[name] = item.stored, item.noise, item.energy
 
     def bits(self, group: str) -> float:
         """Bits per weight of a group, with its share of the metadata by the number of tensors."""

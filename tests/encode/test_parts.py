@@ -9,15 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddct_format.backends import get_backend
-from ddct_format.codec.dctq import MAX_MULTIPLIER_SUM, DctqParams, build_sections, parse_payload
+from ddct_format.backends.encoder import ACTIVITY_BINS, LARGEST_MAGNITUDE, activity_bins
+from ddct_format.codec.dctq import MAX_MULTIPLIER_SUM, DctqParams, parse_payload
 from ddct_format.encode.allocation import StepSearch, relative_steps
-from ddct_format.encode.classes import classify_patches
-from ddct_format.encode.delta import analyse_delta, encode_delta, matrix_view, vector_view
-from ddct_format.encode.low_rank import RANK_LIMIT, factorise, quantise_low_rank
+from ddct_format.encode.classes import choose_classes
+from ddct_format.encode.delta import DeltaAnalysis, analyse_delta, encode_delta, matrix_view, vector_view
+from ddct_format.encode.factors import RANK_LIMIT, Factors, factorise
+from ddct_format.encode.low_rank import quantise_low_rank, residual_squares
 from ddct_format.encode.ordering import energy_keys, worthwhile_keys
-from ddct_format.encode.quantise import DEAD_ZONE, GAIN_LIMIT, quantise
+from ddct_format.encode.pair import Pair, TensorData
+from ddct_format.encode.quantise import DEAD_ZONE, GAIN_LIMIT, choose_levels
 from ddct_format.encode.rate import entropy_bits, gaussian_magnitudes
+from ddct_format.encode.sampling import spread_rows
+from ddct_format.encode.sums import sum_delta
+from ddct_format.encode.workspace import Workspace
 
+ENCODER = get_backend("reference")
+WORKSPACE = Workspace()
 Matrix = npt.NDArray[np.float32]
 
 
@@ -32,40 +40,61 @@ def low_rank_plus_noise(rows: int, cols: int, rank: int, seed: int = 0) -> Matri
     return matrix / np.sqrt(np.square(matrix).mean())
 
 
+def pair_of(matrix: Matrix, view: tuple[int, int] | None = None) -> Pair:
+    """A tensor whose base is zero, so that it is its own delta."""
+    data = np.ascontiguousarray(matrix, dtype="<f4").view(np.uint8).reshape(-1)
+    tensors = (TensorData("F32", matrix.shape, bytes_) for bytes_ in (np.zeros_like(data), data))
+    return Pair(*tensors, view or matrix_view(matrix.shape) or vector_view(matrix.shape) or matrix.shape)
+
+
+def analyse(pair: Pair, is_matrix: bool = True) -> DeltaAnalysis | None:
+    return analyse_delta(pair, sum_delta(pair, ENCODER, WORKSPACE), ENCODER, WORKSPACE, is_matrix=is_matrix)
+
+
+def factors_of(matrix: Matrix) -> Factors:
+    return factorise(pair_of(matrix, matrix.shape), 1.0, ENCODER, WORKSPACE)
+
+
 def decode(matrix: Matrix, step: float) -> tuple[DctqParams, Matrix]:
     """The matrix as a reader gets it, through the bytes of the payload."""
-    analysis = analyse_delta(matrix.reshape(-1), matrix.shape)
+    pair = pair_of(matrix)
+    analysis = analyse(pair, matrix_view(matrix.shape) is not None)
     assert analysis is not None
-    params, payload = encode_delta(matrix.reshape(-1), analysis, step, get_backend("reference"))
-    params = DctqParams.parse(params.as_json(), matrix.size)
-    data = np.concatenate([np.asarray(section).reshape(-1) for section in build_sections(params, payload)])
+    encoded = encode_delta(pair, analysis, step, ENCODER, WORKSPACE)
+    params = DctqParams.parse(encoded.params.as_json(), matrix.size)
+    data = np.concatenate(encoded.sections)
     low, high = params.size_bounds()
     assert low <= data.size <= high
-    return params, get_backend("reference").decode_delta(params, parse_payload(params, data))
+    return params, ENCODER.decode_delta(params, parse_payload(params, data))
 
 
 @pytest.mark.parametrize("shape", [(200, 90), (90, 200)])
 def test_the_low_rank_part_finds_the_directions_that_are_there(shape: tuple[int, int]) -> None:
     matrix = low_rank_plus_noise(*shape, rank=3)
-    part = quantise_low_rank(matrix, factorise(matrix), step=2.0)
+    factors = factors_of(matrix)
+    part = quantise_low_rank(factors, shape[0], step=2.0)
     assert part is not None
     assert part.rank == 3
     assert part.left.shape == (shape[0], 3) and part.right.shape == (shape[1], 3)
     exact = (part.left.astype(np.int64) * part.multipliers) @ part.right.T.astype(np.int64) * part.scale
-    assert np.allclose(part.product, exact, atol=1e-4)
-    assert np.square(matrix - part.product).mean() < 0.62
+    left, right = part.weighted()
+    assert np.allclose(left @ right, exact, atol=1e-4)
+    assert np.square(matrix - exact).mean() < 0.62
+    rows, cols = residual_squares(factors, part)
+    np.testing.assert_allclose(rows, np.square(matrix - exact).sum(axis=1), rtol=0.05)
+    np.testing.assert_allclose(cols, np.square(matrix - exact).sum(axis=0), rtol=0.05)
 
 
 def test_noise_alone_has_no_low_rank_part() -> None:
     for step in (0.1, 0.5, 1.0, 2.7):
-        assert quantise_low_rank(noise(128, 128), factorise(noise(128, 128)), step) is None
+        assert quantise_low_rank(factors_of(noise(128, 128)), 128, step) is None
 
 
 def test_the_low_rank_parts_limits_hold_for_any_spread_of_strengths() -> None:
     strengths = np.geomspace(1e-3, 1e3, 80, dtype=np.float32)
     matrix = (noise(256, 80) * strengths) @ noise(80, 256, 1)
     matrix /= np.sqrt(np.square(matrix).mean())
-    part = quantise_low_rank(matrix, factorise(matrix), step=1e-3)
+    part = quantise_low_rank(factors_of(matrix), 256, step=1e-3)
     assert part is not None
     assert 0 < part.rank <= RANK_LIMIT
     assert int(part.multipliers.sum(dtype=np.int64)) <= MAX_MULTIPLIER_SUM
@@ -74,14 +103,14 @@ def test_the_low_rank_parts_limits_hold_for_any_spread_of_strengths() -> None:
 
 def test_factors_are_the_same_every_time() -> None:
     matrix = low_rank_plus_noise(300, 200, rank=5)
-    first, second = factorise(matrix), factorise(matrix.copy())
+    first, second = factors_of(matrix), factors_of(matrix.copy())
     assert np.array_equal(first.values, second.values) and np.array_equal(first.vectors, second.vectors)
 
 
 def test_singular_values_are_those_of_an_exact_decomposition() -> None:
     matrix = low_rank_plus_noise(400, 300, rank=4)
     exact = np.linalg.svd(matrix, compute_uv=False)
-    assert np.allclose(factorise(matrix).values[:4], exact[:4], rtol=1e-3)
+    assert np.allclose(factors_of(matrix).values[:4], exact[:4], rtol=1e-3)
 
 
 @settings(deadline=None, max_examples=40)
@@ -92,10 +121,12 @@ def test_the_decoded_residual_projects_onto_the_true_one_with_coefficient_one(
     """Unbiased: <y, g·r> = <y, y>, unless the gain would exceed its limit."""
     values = noise(20, 256, seed)
     values = np.sign(values) * np.abs(values) ** np.float32(tail) / np.float32(step)
-    quantised = quantise(values)
-    signed = np.where(quantised.symbols % 2 == 1, 1, -1) * np.array(quantised.levels)[quantised.magnitudes]
-    decoded = quantised.gain * signed / quantised.levels_per_step
+    magnitudes = np.minimum(np.abs(values) + 0.5 - DEAD_ZONE, LARGEST_MAGNITUDE).astype(np.int64)
+    sums = np.bincount(magnitudes.reshape(-1), np.abs(values).reshape(-1), 128)
     energy = float(np.square(values, dtype=np.float64).sum())
+    quantised = choose_levels(np.bincount(magnitudes.reshape(-1), minlength=128), sums, energy)
+    signed = np.sign(values) * np.array(quantised.levels)[magnitudes]
+    decoded = quantised.gain * signed / quantised.levels_per_step
     assert 1.0 <= quantised.gain <= GAIN_LIMIT
     if 1.0 < quantised.gain < GAIN_LIMIT:
         assert float((values * decoded).sum()) == pytest.approx(energy, rel=1e-3)
@@ -103,22 +134,51 @@ def test_the_decoded_residual_projects_onto_the_true_one_with_coefficient_one(
     assert max(quantised.levels) <= 127
 
 
-def test_values_that_round_to_nothing_are_all_zeros() -> None:
-    quantised = quantise(np.full((3, 64), 0.1, dtype=np.float32))
-    assert not quantised.symbols.any() and quantised.levels == (0,)
+def test_without_a_value_there_is_one_level() -> None:
+    counts, sums = np.zeros(128, dtype=np.int64), np.zeros(128)
+    counts[0], sums[0] = 192, 19.2
+    assert choose_levels(counts, sums, 1.92).levels == (0,)
+
+
+def classify(magnitudes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The class of each patch, by way of what an encoder counts."""
+    bins = activity_bins(magnitudes.sum(axis=1, dtype=np.int32))
+    counts = np.zeros((ACTIVITY_BINS, 128), dtype=np.int64)
+    np.add.at(counts, (bins[:, None], magnitudes), 1)
+    return choose_classes(counts, magnitudes.shape[1])[bins]
 
 
 def test_classes_separate_strong_from_weak_patches() -> None:
     strength = np.repeat([8, 0, 2], 200)
     magnitudes = np.abs(np.rint(noise(600, 256) * strength[:, None] / 2)).astype(np.uint8)
-    classes = classify_patches(magnitudes)
+    classes = classify(magnitudes)
     assert classes[0] == 0
     means = [magnitudes[classes == number].mean() for number in range(int(classes.max()) + 1)]
     assert means == sorted(means, reverse=True) and means[-1] == 0 and len(means) <= 5
 
 
 def test_patches_that_are_alike_share_a_class() -> None:
-    assert not classify_patches(np.abs(np.rint(noise(50, 256))).astype(np.uint8)).any()
+    assert not classify(np.abs(np.rint(noise(50, 256))).astype(np.uint8)).any()
+
+
+@given(st.integers(1, 5000), st.integers(1, 400), st.sampled_from([1, 16]))
+def test_samples_of_rows_are_spread_and_whole_groups(rows: int, wanted: int, group: int) -> None:
+    chosen = spread_rows(rows, wanted, group)
+    inside = chosen[chosen < rows]
+    assert (np.diff(chosen) > 0).all() and np.array_equal(chosen, spread_rows(rows, wanted, group))
+    assert chosen.size % group == 0 and inside.size
+    assert chosen.size >= min(wanted, rows // group * group)
+
+
+def test_a_large_matrix_is_decomposed_as_well_as_a_small_one() -> None:
+    """Beyond the size at which a sample of rows stands for all of them in the search for directions."""
+    matrix = low_rank_plus_noise(3000, 1500, rank=4)
+    exact = np.linalg.eigvalsh(matrix.T.astype(np.float64) @ matrix)[::-1]
+    factors = factors_of(matrix)
+    assert np.allclose(np.square(factors.values[:4]), exact[:4], rtol=5e-3)
+    np.testing.assert_allclose(factors.row_squares, np.square(matrix).sum(axis=1), rtol=1e-4)
+    terms = factors.left[:, :4] * factors.values[:4] @ factors.vectors[:, :4].T
+    assert np.square(matrix - terms).sum() == pytest.approx(exact[4:].sum(), rel=5e-3)
 
 
 def test_keys_are_taken_only_where_rows_differ() -> None:
@@ -147,8 +207,6 @@ def test_estimates_agree_with_definitions() -> None:
 @pytest.mark.parametrize("shape", [(130, 70), (33, 257), (16, 16), (24, 3, 5, 5), (192,), (64,)])
 def test_what_is_encoded_decodes_to_the_delta(shape: tuple[int, ...], step: float) -> None:
     delta = (noise(1, int(np.prod(shape)))[0] * np.float32(1e-3)).reshape(shape)
-    analysis = analyse_delta(delta.reshape(-1), shape)
-    assert analysis is not None
     _, decoded = decode(delta.reshape(shape), step)
     error = np.square(decoded.reshape(-1) - delta.reshape(-1)).sum() / np.square(delta).sum()
     assert error < {0.05: 0.002, 0.3: 0.02, 1.2: 0.4, 2.7: 5.0}[step]
@@ -171,7 +229,7 @@ def test_a_delta_of_nothing_is_coded_as_nothing() -> None:
 
 @pytest.mark.parametrize("size", [1e-36, 1e34])
 def test_deltas_at_the_ends_of_float32_are_carried(size: float) -> None:
-    assert analyse_delta((noise(32, 32) * np.float32(size)).reshape(-1), (32, 32)) is None
+    assert analyse(pair_of(noise(32, 32) * np.float32(size))) is None
 
 
 def test_views() -> None:

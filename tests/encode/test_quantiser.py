@@ -9,16 +9,25 @@ import pytest
 
 from ddct_format import open_archive, open_checkpoint, pack
 from ddct_format.backends import get_backend
+from ddct_format.codec.dctq import parse_payload
+from ddct_format.encode.pair import Pair, TensorData
 from ddct_format.encode.paper import encode_paper
 from ddct_format.encode.presets import PRESETS, Preset
 from ddct_format.encode.quantiser import GAINS, Quantiser, choose_gain
+from ddct_format.encode.sums import sum_delta
+from ddct_format.encode.workspace import Workspace
 
 BACKEND = get_backend("reference")
 DELTA = np.random.default_rng(0).standard_normal((96, 80), dtype=np.float32) * np.float32(3e-4)
 
 
 def decode_paper(quantiser: Quantiser, shares: tuple[tuple[int, float], ...] = ((2, 0.5),)) -> np.ndarray:
-    return BACKEND.decode_delta(*encode_paper(DELTA, shares, quantiser, BACKEND)).astype(np.float64)
+    data = DELTA.view(np.uint8).reshape(-1)
+    tensors = (TensorData("F32", DELTA.shape, bytes_) for bytes_ in (np.zeros_like(data), data))
+    pair, workspace = Pair(*tensors, DELTA.shape), Workspace()
+    encoded = encode_paper(pair, sum_delta(pair, BACKEND, workspace), shares, quantiser, BACKEND, workspace)
+    payload = parse_payload(encoded.params, np.concatenate(encoded.sections))
+    return BACKEND.decode_delta(encoded.params, payload).astype(np.float64)
 
 
 def test_each_gain_does_what_its_name_says() -> None:

@@ -9,8 +9,6 @@ import numpy.typing as npt
 import torch
 
 from ...codec.dctq import DctqParams, DctqPayload, StoredPayload, build_sections, split_payload
-from ...codec.patches import PatchGrid
-from ...codec.transform import analysis_matrix
 from ..numpy_encoder import NumpyEncoder
 from ..torch_cpu import TorchCpuBackend
 from .fused import FusedLayer
@@ -33,24 +31,6 @@ class CudaBackend(NumpyEncoder):
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-
-    def delta(
-        self, base: npt.NDArray[np.uint8], base_dtype: str, target: npt.NDArray[np.uint8], dtype: str
-    ) -> npt.NDArray[np.float32]:
-        values = (
-            self._upload(target).view(_DTYPES[dtype]).float() - self._upload(base).view(_DTYPES[base_dtype]).float()
-        )
-        result: npt.NDArray[np.float32] = values.cpu().numpy()
-        return result
-
-    def coefficients(self, view: npt.NDArray[np.float32], grid: PatchGrid, transform: str) -> npt.NDArray[np.float32]:
-        p = grid.patch
-        analysis = torch.from_numpy(analysis_matrix(transform, p).astype(np.float32)).to(self.device)
-        source = torch.from_numpy(np.ascontiguousarray(view)).to(self.device)
-        padded = torch.nn.functional.pad(source, (0, grid.across * p - grid.cols, 0, grid.down * p - grid.rows))
-        patches = padded.view(grid.down, p, grid.across, p).transpose(1, 2)
-        result: npt.NDArray[np.float32] = (analysis @ patches @ analysis.T).reshape(-1, p, p).cpu().numpy()
-        return result
 
     def decode_delta(self, params: DctqParams, payload: DctqPayload) -> npt.NDArray[np.float32]:
         result: npt.NDArray[np.float32] = self._layer(params, _stored(params, payload)).delta().cpu().numpy()

@@ -1,0 +1,138 @@
+"""The strongest directions of a delta, found in one pass over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..backends.encoder import Encoder, PowerStep
+from .pair import Pair
+from .sampling import spread_rows
+from .workspace import Workspace
+
+__all__ = ["RANK_LIMIT", "Factors", "factorise"]
+
+RANK_LIMIT = 64
+"""Every term costs the decoder a multiplication per weight."""
+_OVERSAMPLING = 8
+_POWER_ITERATIONS = 2
+_WHOLE = 1 << 22
+"""Up to so many weights a matrix is decomposed as a whole. Of a larger one a sample of rows tells the directions, which
+one power iteration over all rows then makes precise (spec/adr/0501-one-pass-analysis.md)."""
+_SAMPLE_ROWS = 1024
+_LARGE_LIMIT = 32
+_NOISE_EDGE = 1.1
+"""Singular values of a sample that are not above those of noise by so much stand for nothing that could be sent."""
+_SPARE = 4
+
+Matrix = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The strongest terms of a singular value decomposition, and the energy of all rows and columns.
+
+    Attributes:
+        values: float64 [k], singular values, descending.
+        left: float32 [rows, k], orthonormal, but for a sample of the rows.
+        vectors: float32 [cols, k], orthonormal.
+        row_squares, col_squares: float64 [rows] and [cols], sums of squares.
+    """
+
+    values: npt.NDArray[np.float64]
+    left: Matrix
+    vectors: Matrix
+    row_squares: npt.NDArray[np.float64]
+    col_squares: npt.NDArray[np.float64]
+
+    def project(self, right: Matrix) -> Matrix:
+        """M · right, as far as these terms know M; right is float32 [cols, n]."""
+        inner = self.values[:, None] * (self.vectors.T @ right)
+        result: Matrix = self.left @ inner.astype(np.float32)
+        return result
+
+    def project_back(self, left: Matrix) -> Matrix:
+        """Mᵀ · left, likewise; left is float32 [rows, n]."""
+        inner = self.values[:, None] * (self.left.T @ left)
+        result: Matrix = self.vectors @ inner.astype(np.float32)
+        return result
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Factors:
+        """What is known of some rows."""
+        share = rows.size / self.row_squares.size
+        return Factors(self.values, self.left[rows], self.vectors, self.row_squares[rows], self.col_squares * share)
+
+
+def factorise(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, limit: int = RANK_LIMIT) -> Factors:
+    """Randomised singular value decomposition with a fixed seed (Halko, Martinsson, Tropp 2011).
+
+    Args:
+        scale: what the delta is multiplied with first, so that its values can be squared.
+        limit: at most so many terms.
+    """
+    if pair.elements <= _WHOLE:
+        matrix = encoder.difference(pair.band((0, pair.rows))) * np.float32(scale)
+        vectors, _ = _subspace(matrix, limit + _OVERSAMPLING)
+    else:
+        sample = pair.take(spread_rows(pair.rows, _SAMPLE_ROWS, 1))
+        matrix = encoder.difference(sample.band((0, sample.rows))) * np.float32(scale)
+        vectors, found = _subspace(matrix, min(limit, _LARGE_LIMIT) + _OVERSAMPLING)
+        vectors = vectors[:, : _above_noise(matrix, found) + _SPARE]
+    vectors = np.ascontiguousarray(vectors)
+
+    def step(span: tuple[int, int]) -> PowerStep:
+        result = encoder.power_step(pair.band(span), scale, vectors)
+        pair.release(span)
+        return result
+
+    projected = np.empty((pair.rows, vectors.shape[1]), dtype=np.float32)
+    row_squares = np.empty(pair.rows)
+    returned, col_squares = np.zeros(vectors.shape), np.zeros(pair.cols)
+    spans = pair.spans()
+    for span, part in zip(spans, workspace.spread(step, spans), strict=True):
+        projected[slice(*span)], row_squares[slice(*span)] = part.projected, part.row_squares
+        returned += part.returned
+        col_squares += part.col_squares
+    return Factors(*_decompose(projected, returned, limit), row_squares, col_squares)
+
+
+def _decompose(
+    projected: Matrix, returned: npt.NDArray[np.float64], limit: int
+) -> tuple[npt.NDArray[np.float64], Matrix, Matrix]:
+    """Singular values and vectors of Q·Qᵀ·M, Q spanning the columns of M·V, given M·V and Mᵀ·M·V."""
+    small = projected.T.astype(np.float64) @ projected
+    energies, turn = np.linalg.eigh(small)
+    used = energies > max(float(energies.max(initial=0.0)) * 1e-10, np.finfo(np.float64).tiny)
+    to_basis = turn[:, used] / np.sqrt(energies[used])
+    other = returned @ to_basis
+    energies, turn = np.linalg.eigh(other.T @ other)
+    strongest = np.argsort(-energies, kind="stable")[:limit]
+    strongest = strongest[energies[strongest] > 0]
+    values = np.sqrt(energies[strongest])
+    left = projected @ (to_basis @ turn[:, strongest]).astype(np.float32)
+    return values, left, (other @ turn[:, strongest] / values).astype(np.float32)
+
+
+def _subspace(matrix: Matrix, width: int) -> tuple[Matrix, npt.NDArray[np.float64]]:
+    """Orthonormal right vectors, the strongest first, and their singular values."""
+    width = min(width, *matrix.shape)
+    random = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(matrix @ random.standard_normal((matrix.shape[1], width), dtype=np.float32))
+    for _ in range(_POWER_ITERATIONS):
+        other, _ = np.linalg.qr(matrix.T @ basis)
+        basis, _ = np.linalg.qr(matrix @ other)
+    projected = (matrix.T @ basis).astype(np.float64)
+    energies, turn = np.linalg.eigh(projected.T @ projected)
+    order = np.argsort(-energies, kind="stable")
+    order = order[energies[order] > 0]
+    values = np.sqrt(energies[order])
+    return (projected @ turn[:, order] / values).astype(np.float32), values
+
+
+def _above_noise(matrix: Matrix, values: npt.NDArray[np.float64]) -> int:
+    """How many singular values are larger than those of noise with the energy that the terms leave."""
+    rest = float(np.square(matrix, dtype=np.float64).sum()) - float(np.square(values).sum())
+    edge = max(rest, 0.0) / matrix.size * (matrix.shape[0] ** 0.5 + matrix.shape[1] ** 0.5) ** 2
+    return int(np.count_nonzero(np.square(values) > _NOISE_EDGE * edge))

@@ -1,0 +1,106 @@
+"""A tensor and its base, as the bytes that lie in two checkpoints, read band by band."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..backends.encoder import Band
+from ..container.dtypes import DTYPE_BITS
+
+__all__ = ["Pair", "TensorData"]
+
+_BAND_WEIGHTS = 1 << 19
+"""A band of bfloat16 pairs and its delta then stay within a core's second-level cache, or nearly."""
+
+Span = tuple[int, int]
+
+
+def _keep(start: int, stop: int) -> None:
+    """Memory that belongs to this process alone is let go with its array."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorData:
+    """A tensor as it lies in a checkpoint.
+
+    Attributes:
+        data: its bytes, uint8, 1-D; perhaps a mapped file.
+        release: told which bytes, start and stop, will not be read soon again.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: npt.NDArray[np.uint8]
+    release: Callable[[int, int], None] = field(default=_keep, compare=False)
+
+
+class Pair:
+    """A view of a tensor and of its base as matrices of the same shape.
+
+    Args:
+        view: [rows, cols], with as many elements as the tensors have.
+        order: which row of the view stands in which place; None for the identity.
+    """
+
+    def __init__(
+        self,
+        base: TensorData,
+        target: TensorData,
+        view: tuple[int, int],
+        order: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self.base = base
+        self.target = target
+        self.rows, self.cols = view
+        self._order = order
+
+    @property
+    def elements(self) -> int:
+        return self.rows * self.cols
+
+    def spans(self, patch: int = 1) -> list[Span]:
+        """First and last row (exclusive) of bands of whole rows of patches."""
+        step = max(patch, _BAND_WEIGHTS // self.cols // patch * patch)
+        return [(start, min(start + step, self.rows)) for start in range(0, self.rows, step)]
+
+    def band(self, span: Span) -> Band:
+        """The rows of a span: a copy if rows have an order."""
+        parts = []
+        for tensor in (self.base, self.target):
+            if self._order is None:
+                width = self._row_bytes(tensor)
+                parts.append(tensor.data[span[0] * width : span[1] * width])
+            else:
+                parts.append(tensor.data.reshape(self.rows, -1)[self._order[slice(*span)]].reshape(-1))
+        return Band(parts[0], self.base.dtype, parts[1], self.target.dtype, self.cols)
+
+    def release(self, span: Span) -> None:
+        """The rows of a span will not be read soon again."""
+        for tensor in (self.base, self.target):
+            width = self._row_bytes(tensor)
+            # Rows in an order of their own lie all over the tensor.
+            start, stop = span if self._order is None else (0, self.rows)
+            tensor.release(start * width, stop * width)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Pair:
+        """Some rows, copied to memory."""
+        parts = [
+            TensorData(
+                tensor.dtype,
+                (rows.size, self.cols),
+                np.ascontiguousarray(tensor.data.reshape(self.rows, -1)[rows]).reshape(-1),
+            )
+            for tensor in (self.base, self.target)
+        ]
+        self.release((0, self.rows))
+        return Pair(parts[0], parts[1], (rows.size, self.cols))
+
+    def ordered(self, order: npt.NDArray[np.int64]) -> Pair:
+        return Pair(self.base, self.target, (self.rows, self.cols), order)
+
+    def _row_bytes(self, tensor: TensorData) -> int:
+        return self.cols * DTYPE_BITS[tensor.dtype] // 8
