@@ -5,25 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..backends import get_backend
-from ..codec import dctq, raw
+from ..codec import dctq, raw, ulp
 from ..codec.registry import apply_layer, usable_layers
 from ..container.digest import tensor_digest
 from ..container.records import TensorRecord
-from ..errors import BaseMismatchError, CorruptError, UnsupportedError
+from ..errors import BaseMismatchError, ConfigError, CorruptError, UnsupportedError
 from ..pipeline.archive import Archive, open_archive
 from ..pipeline.parallel import default_threads, map_ordered
+from .parts import Slices, TensorPart, find_part
 
 if TYPE_CHECKING:
-    from ..backends.cuda.fused import FusedPlan
-    from ..backends.cuda.layer import LayerPlan
+    from .device_decoder import DeviceDecoder
 
-__all__ = ["AppliedArchive", "apply"]
+__all__ = ["AppliedArchive", "Check", "apply"]
+
+Check = bool | Literal["whole"]
+"""Whether digests are compared; ``whole``: those of tensors that are given whole, while others are slices."""
 
 _DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
@@ -38,62 +42,85 @@ class AppliedArchive:
 
     Attributes:
         content_id: the archive's.
-        changed: names of the tensors that were changed, in the archive's order.
+        changed: names of the tensors that were changed in place, in the archive's order.
+        tensors: the fine-tune by name: the model's own tensors, or those of the second buffer.
     """
 
     def __init__(self, content_id: str) -> None:
         self.content_id = content_id
         self.changed: list[str] = []
+        self.tensors: dict[str, torch.Tensor] = {}
         self._saved: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def revert(self) -> None:
-        """Restore the base, bit for bit, from the copies that were kept; afterwards they are released."""
-        while self._saved:
-            tensor, before = self._saved.pop()
-            tensor.copy_(before)
-        self.changed = []
+        """Restore the base, bit for bit, from the copies that were kept; afterwards they are released.
 
-    def _keep(self, name: str, tensor: torch.Tensor, where: torch.device | None) -> None:
-        before = torch.empty_like(tensor, device=where or tensor.device, memory_format=torch.contiguous_format)
-        self._saved.append((tensor, before.copy_(tensor)))
-        self.changed.append(name)
+        After ``apply(..., into=...)`` there is nothing to restore: the base was never changed.
+        """
+        with torch.no_grad():
+            while self._saved:
+                tensor, before = self._saved.pop()
+                tensor.copy_(before)
+                if before.is_cuda:
+                    before.record_stream(torch.cuda.current_stream(before.device))
+        self.changed = []
+        self.tensors = {}
 
 
 def apply(
     model: torch.nn.Module | Mapping[str, torch.Tensor],
     archive: str | os.PathLike[str] | bytes | Archive,
     *,
-    check_base: bool = True,
-    verify: bool = True,
+    into: Mapping[str, torch.Tensor] | Literal[True] | None = None,
+    slices: Slices | None = None,
+    check_base: Check = True,
+    verify: Check = True,
     keep_base: str | None = None,
     threads: int | None = None,
 ) -> AppliedArchive:
-    """Turn the base weights of ``model`` into the fine-tune, in place.
+    """Turn the base weights of ``model`` into the fine-tune, in place or into a second buffer.
 
     Tensors on a CUDA device are decoded there: only packed payloads cross the bus, while the next ones are read and
     decompressed. Others are decoded by the backend ``cpu``. If anything is refused the base is restored first.
 
     Args:
         model: a module, or tensors by name, under the names that the archive uses. Tied weights may share memory.
+        into: where the fine-tune goes instead, by name, or True for new tensors: ``model`` stays as it is.
+        slices: which rows and columns of the full tensors ``model`` holds, for tensor-parallel ranks: by name, or a
+            function of name and full shape. The digests of a full tensor say nothing about a slice: ``check_base`` and
+            ``verify`` must be False, or "whole" to check the tensors that are given whole.
         check_base: compare every base tensor with the digest that the archive was made for, before anything changes.
         verify: compare every result with its digest.
-        keep_base: device on which the copies for :meth:`AppliedArchive.revert` are kept; each tensor's own by default.
+        keep_base: device on which the copies for :meth:`AppliedArchive.revert` are kept; each tensor's own by default,
+            and the CPU if that has no memory left.
         threads: workers that read and decompress.
 
     Raises:
         BaseMismatchError: a tensor is missing, has another type, shape or (with ``check_base``) other contents.
-        UnsupportedError: the fine-tune has tensors of another type than the base's: they cannot be changed in place.
+        ConfigError: slices do not fit, or are to be checked by digests; or ``into`` does not fit.
+        UnsupportedError: the fine-tune has tensors of another type than the base's, and they cannot be changed in
+            place; or a slice is asked of a tensor with a lossless layer, which needs all of it.
         ArchiveError: the archive is damaged or breaks the specification.
     """
     opened = archive if isinstance(archive, Archive) else open_archive(archive)
     applied = AppliedArchive(opened.content_id)
     try:
         with torch.no_grad():
-            tensors = _find_tensors(model, opened)
+            jobs = _find_jobs(model, opened, into, slices)
+            sliced = [job.record.name for job in jobs.values() if not job.part.whole]
+            if sliced and True in (check_base, verify):
+                raise ConfigError(
+                    "the digest of a full tensor cannot be compared with a slice of it: pass check_base and verify as "
+                    'False, or "whole" to check the tensors that are given whole',
+                    place=opened.place,
+                    tensor=sliced[0],
+                )
             if check_base:
-                _check_contents(opened, tensors)
+                _check_contents(opened, jobs)
             try:
-                _apply_all(opened, tensors, applied, keep_base, verify, threads or default_threads())
+                _apply_all(opened, jobs, applied, keep_base, threads or default_threads())
+                if verify:
+                    _check_results(opened, jobs)
             except BaseException:
                 applied.revert()
                 raise
@@ -104,44 +131,78 @@ def apply(
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A tensor's result in host memory, or the plan of its only layer and the buffer to upload."""
+class _Job:
+    """One tensor: what the model holds of it, and where its result goes, which may be the same tensor."""
 
-    result: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None
-    plan: LayerPlan | FusedPlan | None = None
-    staged: torch.Tensor | None = None
+    record: TensorRecord
+    part: TensorPart
+    base: torch.Tensor
+    result: torch.Tensor
+
+    @property
+    def in_place(self) -> bool:
+        return self.result is self.base
+
+    @property
+    def on_device(self) -> bool:
+        first = self.record.layers[0] if self.record.layers else None
+        return self.base.is_cuda and first is not None and first.codec == dctq.NAME and usable_layers(self.record) == 1
 
 
-def _find_tensors(model: torch.nn.Module | Mapping[str, torch.Tensor], archive: Archive) -> dict[str, torch.Tensor]:
+def _find_jobs(
+    model: torch.nn.Module | Mapping[str, torch.Tensor],
+    archive: Archive,
+    into: Mapping[str, torch.Tensor] | Literal[True] | None,
+    slices: Slices | None,
+) -> dict[str, _Job]:
     named = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else model
-    found = {}
+    jobs: dict[str, _Job] = {}
     for name, record in archive.tensors.items():
         tensor = named.get(name)
         if tensor is None:
             raise BaseMismatchError("the model lacks this tensor", place=archive.place, tensor=name)
-        tensor = tensor.detach()
+        tensor, part = tensor.detach(), find_part(record, slices)
         base_dtype = record.base_dtype or record.dtype
-        if tensor.dtype != _DTYPES.get(base_dtype) or tuple(tensor.shape) != record.shape:
+        if tensor.dtype != _DTYPES.get(base_dtype) or tuple(tensor.shape) != part.shape:
             raise BaseMismatchError(
                 f"the model's tensor is {tensor.dtype} {list(tensor.shape)}, the archive was made for "
-                f"{base_dtype} {list(record.shape)}",
+                f"{base_dtype} {list(part.shape)}",
                 place=archive.place,
                 tensor=name,
             )
-        if record.base_dtype is not None:
+        if into is None and record.base_dtype is not None:
             raise UnsupportedError(
                 f"the fine-tune is {record.dtype}, the base {record.base_dtype}: it cannot be applied in place",
                 place=archive.place,
                 tensor=name,
             )
-        found[name] = tensor
-    return found
+        if not part.whole and any(layer.codec == ulp.NAME for layer in record.layers[: usable_layers(record)]):
+            raise UnsupportedError(
+                "a lossless layer is decoded from the whole tensor, not from a slice", place=archive.place, tensor=name
+            )
+        jobs[name] = _Job(record, part, tensor, _result(record, tensor, into, archive.place))
+    return jobs
 
 
-def _check_contents(archive: Archive, tensors: Mapping[str, torch.Tensor]) -> None:
-    wanted = {name: record.base for name, record in archive.tensors.items() if record.base is not None}
-    for name, digest in _digests({name: tensors[name] for name in wanted}):
-        if digest != wanted[name]:
+def _result(
+    record: TensorRecord, base: torch.Tensor, into: Mapping[str, torch.Tensor] | Literal[True] | None, place: str
+) -> torch.Tensor:
+    if into is None:
+        return base
+    if into is True:
+        return torch.empty(base.shape, dtype=_DTYPES[record.dtype], device=base.device)
+    given = into.get(record.name)
+    if given is None or given.dtype != _DTYPES[record.dtype] or given.shape != base.shape:
+        raise ConfigError(
+            f"the second buffer has no tensor of {record.dtype} {list(base.shape)}", place=place, tensor=record.name
+        )
+    return given.detach()
+
+
+def _check_contents(archive: Archive, jobs: Mapping[str, _Job]) -> None:
+    wanted = {name: job for name, job in jobs.items() if job.record.base is not None and job.part.whole}
+    for name, digest in _digests({name: job.base for name, job in wanted.items()}):
+        if digest != wanted[name].record.base:
             raise BaseMismatchError(
                 "the model's tensor has other contents than the base that the archive was made for",
                 place=archive.place,
@@ -149,67 +210,105 @@ def _check_contents(archive: Archive, tensors: Mapping[str, torch.Tensor]) -> No
             )
 
 
+def _check_results(archive: Archive, jobs: Mapping[str, _Job]) -> None:
+    changed = {name: job for name, job in jobs.items() if job.record.layers and job.part.whole}
+    for name, digest in _digests({name: job.result for name, job in changed.items()}):
+        record = changed[name].record
+        if digest != record.layers[usable_layers(record) - 1].digest:
+            raise CorruptError("it decodes to other bytes than its digest says", place=archive.place, tensor=name)
+
+
 def _apply_all(
-    archive: Archive,
-    tensors: Mapping[str, torch.Tensor],
-    applied: AppliedArchive,
-    keep_base: str | None,
-    verify: bool,
-    threads: int,
+    archive: Archive, jobs: Mapping[str, _Job], applied: AppliedArchive, keep_base: str | None, threads: int
 ) -> None:
     where = None if keep_base is None else torch.device(keep_base)
-    records = [record for record in archive.tensors.values() if record.op in ("add", "replace")]
-    touched: dict[str, torch.Tensor] = {}
-    prepared = map_ordered(lambda record: _prepare(archive, record, tensors[record.name]), records, threads)
-    for record, item in zip(records, prepared, strict=True):
-        tensor = tensors[record.name]
-        applied._keep(record.name, tensor, where)
-        _write(tensor, item, record.dtype)
-        touched[record.name] = tensor
-    for record in archive.tensors.values():
-        if record.op == "alias" and record.of in touched:
-            tensor, source = tensors[record.name], touched[record.of]
-            if tensor.data_ptr() != source.data_ptr():
-                applied._keep(record.name, tensor, where)
-                tensor.copy_(source)
-    if verify:
-        for name, digest in _digests(touched):
-            if digest != archive.tensors[name].layers[usable_layers(archive.tensors[name]) - 1].digest:
-                raise CorruptError("it decodes to other bytes than its digest says", place=archive.place, tensor=name)
+    devices = {job.base.device for job in jobs.values() if job.on_device}
+    decoder = None
+    if devices:
+        from .device_decoder import DeviceDecoder
+
+        decoder = DeviceDecoder(archive, devices)
+    layered = [job for job in jobs.values() if job.record.layers]
+    try:
+        for job, before in zip(
+            layered, map_ordered(lambda job: _apply_one(archive, job, decoder, where, applied), layered, threads),
+            strict=True,
+        ):  # fmt: skip
+            if before is not None:
+                applied.changed.append(job.record.name)
+    finally:
+        if decoder is not None:
+            decoder.join()
+    for job in jobs.values():
+        source = job.base
+        if job.record.op == "alias":
+            assert job.record.of is not None
+            source = jobs[job.record.of].result
+        if not job.record.layers and job.result.data_ptr() != source.data_ptr():
+            if job.in_place:
+                applied._saved.append((job.base, _copy(job.base, where)))
+                applied.changed.append(job.record.name)
+            job.result.copy_(source)
+        applied.tensors[job.record.name] = job.result
 
 
-def _prepare(archive: Archive, record: TensorRecord, tensor: torch.Tensor) -> _Prepared:
-    """Everything that needs no device; runs in a worker thread."""
-    first = record.layers[0]
-    if tensor.is_cuda and first.codec == dctq.NAME and usable_layers(record) == 1:
-        from ..backends.cuda.layer import plan_layer
+def _apply_one(
+    archive: Archive, job: _Job, decoder: DeviceDecoder | None, where: torch.device | None, applied: AppliedArchive
+) -> torch.Tensor | None:
+    """Runs in a worker thread; a copy of the base if that was changed."""
+    with torch.no_grad():
+        if job.on_device:
+            assert decoder is not None
+            with torch.cuda.stream(decoder.stream(job.base.device)):
+                before = _keep(job, where, applied)
+                base = job.base.contiguous()
+                result = base if job.in_place else job.result
+                if result.device != base.device or not result.is_contiguous():
+                    result = torch.empty(base.shape, dtype=job.result.dtype, device=base.device)
+                decoder.decode(job.record, base, result, job.part)
+                if result.data_ptr() != job.result.data_ptr():
+                    job.result.copy_(result)
+            return before
+        decoded = _decode_on_host(archive, job)
+        before = _keep(job, where, applied)
+        job.result.copy_(decoded)
+        return before
 
-        payload = np.frombuffer(archive.reader.payload(record.name, 0), dtype=np.uint8)
-        params = dctq.DctqParams.parse(first.params, record.elements)
-        plan = plan_layer(params, dctq.split_payload(params, payload), tensor.device)
-        staged = torch.empty(plan.upload_size, dtype=torch.uint8, pin_memory=True)
-        plan.write(staged.numpy())
-        return _Prepared(plan=plan, staged=staged)
-    data = None if first.codec == raw.NAME else _host_bytes(tensor)
+
+def _keep(job: _Job, where: torch.device | None, applied: AppliedArchive) -> torch.Tensor | None:
+    if not job.in_place:
+        return None
+    before = _copy(job.base, where)
+    applied._saved.append((job.base, before))
+    return before
+
+
+def _copy(tensor: torch.Tensor, where: torch.device | None) -> torch.Tensor:
+    def copied(device: torch.device) -> torch.Tensor:
+        return torch.empty_like(tensor, device=device, memory_format=torch.contiguous_format).copy_(tensor)
+
+    try:
+        return copied(where or tensor.device)
+    except torch.cuda.OutOfMemoryError:
+        return copied(torch.device("cpu"))
+
+
+def _decode_on_host(archive: Archive, job: _Job) -> torch.Tensor:
+    record, part = job.record, job.part
+    data = None
+    if record.layers[0].codec != raw.NAME:
+        whole = job.base
+        if not part.whole:  # a layer is added element by element: what lies around the part does not matter
+            whole = torch.zeros(part.full_shape, dtype=job.base.dtype)
+            whole[part.index] = job.base.cpu()
+        data = _host_bytes(whole)
     for index in range(usable_layers(record)):
         payload = np.frombuffer(archive.reader.payload(record.name, index), dtype=np.uint8)
         data = apply_layer(record, index, payload, data, get_backend("cpu"))
-    return _Prepared(result=data)
-
-
-def _write(tensor: torch.Tensor, item: _Prepared, dtype: str) -> None:
-    if item.plan is None or item.staged is None:
-        assert item.result is not None
-        source = torch.frombuffer(bytearray(item.result), dtype=tensor.dtype) if item.result.size else tensor
-        tensor.copy_(source.view(tensor.shape))
-        return
-    buffer = torch.empty(item.plan.size, dtype=torch.uint8, device=tensor.device)
-    buffer[: item.plan.upload_size].copy_(item.staged, non_blocking=True)
-    layer = item.plan.build(buffer)
-    flat = tensor.contiguous()
-    layer.apply(flat, dtype, flat, dtype)
-    if flat.data_ptr() != tensor.data_ptr():
-        tensor.copy_(flat)
+    assert data is not None
+    if not data.size:
+        return torch.empty(part.shape, dtype=job.result.dtype)
+    return torch.frombuffer(bytearray(data), dtype=job.result.dtype).view(part.full_shape)[part.index]
 
 
 def _digests(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
@@ -227,6 +326,6 @@ def _digests(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
     yield from zip(others, map_ordered(hash_one, others, default_threads()), strict=True)
 
 
-def _host_bytes(tensor: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _host_bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
     flat = tensor.detach().contiguous().view(-1)
     return flat.view(torch.uint8).cpu().numpy() if flat.numel() else np.empty(0, dtype=np.uint8)

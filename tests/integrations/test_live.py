@@ -10,7 +10,7 @@ import torch
 from pipeline.models import Tensors, base_model, fine_tune, load, write_model
 
 import ddct_format
-from ddct_format.errors import BaseMismatchError
+from ddct_format.errors import BaseMismatchError, ConfigError, UnsupportedError
 
 DEVICES = [
     "cpu",
@@ -114,3 +114,82 @@ def test_a_wrong_result_is_refused_and_the_base_restored(archive: Path, device: 
     with pytest.raises(ddct_format.errors.CorruptError, match="embed"):
         ddct_format.apply(model, archive, check_base=False)
     assert same(model, other)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_second_buffer_takes_the_fine_tune_and_the_base_stays(archive: Path, device: str) -> None:
+    model = on(device, base_model())
+    new = ddct_format.apply(model, archive, into=True)
+    assert same(model, base_model())
+    assert same(new.tensors, load(archive.parent / "unpacked"))
+    assert not new.changed
+    buffer = {name: torch.zeros_like(tensor) for name, tensor in new.tensors.items()}
+    given = ddct_format.apply(model, archive, into=buffer)
+    assert same(buffer, load(archive.parent / "unpacked"))
+    given.revert()
+    assert same(model, base_model())
+
+
+def test_a_second_buffer_that_does_not_fit_is_refused(archive: Path) -> None:
+    model = base_model()
+    buffer = {name: torch.zeros_like(tensor) for name, tensor in model.items()}
+    buffer["head.weight"] = buffer["head.weight"][:-1]
+    with pytest.raises(ConfigError, match=r"head\.weight"):
+        ddct_format.apply(model, archive, into=buffer)
+
+
+def ranks(tensors: Tensors, count: int) -> list[dict[str, tuple[slice, ...]]]:
+    """Matrices of 32 rows or more by rows, then by columns, in turn: what each of ``count`` ranks holds."""
+    matrices = [name for name, tensor in tensors.items() if tensor.dim() == 2 and min(tensor.shape) >= 32]
+    held: list[dict[str, tuple[slice, ...]]] = []
+    for rank in range(count):
+        own = {}
+        for number, name in enumerate(matrices):
+            size = tensors[name].shape[number % 2]
+            cut = slice(size * rank // count, size * (rank + 1) // count)
+            own[name] = (cut,) if number % 2 == 0 else (slice(None), cut)
+        held.append(own)
+    return held
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_rank_decodes_its_rows_and_columns(archive: Path, device: str, in_place: bool) -> None:
+    full, unpacked = base_model(), load(archive.parent / "unpacked")
+    for slices in ranks(full, 3):
+        assert slices
+        own = on(device, {name: tensor[slices.get(name, ())] for name, tensor in full.items()})
+        applied = ddct_format.apply(
+            own, archive, slices=slices, check_base="whole", verify="whole", into=None if in_place else True
+        )
+        wanted = {name: unpacked[name][slices.get(name, ())].contiguous() for name in full}
+        assert same(applied.tensors, wanted)
+        applied.revert()
+        assert same(own, {name: tensor[slices.get(name, ())].contiguous() for name, tensor in full.items()})
+
+
+def test_a_slice_is_never_checked_silently(archive: Path) -> None:
+    slices = {"head.weight": (slice(0, 16),)}
+    model = base_model() | {"head.weight": base_model()["head.weight"][:16]}
+    with pytest.raises(ConfigError, match=r"head\.weight.*slice"):
+        ddct_format.apply(model, archive, slices=slices)
+    with pytest.raises(ConfigError, match=r"head\.weight.*slice"):
+        ddct_format.apply(model, archive, slices=slices, check_base=False)
+
+
+@pytest.mark.parametrize("cut", [slice(0, 16, 2), slice(5, 5), slice(0, 10**6), slice(-4, None)])
+def test_slices_that_are_no_ranges_are_refused(archive: Path, cut: slice) -> None:
+    with pytest.raises(ConfigError, match="no range"):
+        ddct_format.apply(base_model(), archive, slices=lambda name, shape: (cut,), check_base=False, verify=False)
+
+
+def test_a_slice_of_a_lossless_layer_is_refused(tmp_path: Path) -> None:
+    base = base_model()
+    write_model(tmp_path / "base", base)
+    write_model(tmp_path / "tuned", fine_tune(base))
+    ddct_format.pack(tmp_path / "base", tmp_path / "tuned", tmp_path / "model.ddct", exact=True)
+    model = base | {"head.weight": base["head.weight"][:16]}
+    with pytest.raises(UnsupportedError, match=r"head\.weight.*slice"):
+        ddct_format.apply(
+            model, tmp_path / "model.ddct", slices={"head.weight": (slice(0, 16),)}, check_base=False, verify=False
+        )

@@ -30,6 +30,8 @@ _READ_BEYOND = 256
 """Bytes after the symbols of a class into which the last 16 packed bytes may spill."""
 _LARGEST_FACTOR = 1 << 11
 """Up to which float16 holds every integer."""
+_UNALIGNED = 4
+"""Bytes after the payload that are read together with its last ones."""
 _WORD_UNIT = 64
 _START = 0.2
 """What it costs a warp to begin, in strips."""
@@ -39,9 +41,9 @@ _STREAM = (
     "prepare_blocks", "place_blocks",
 )  # fmt: skip
 _LAYER = (
-    "rows", "cols", "down", "across", "patches", "class_map", "classes", "class_table", "streams", "stream_count",
-    "map_blocks", "counts", "places", "ranges", "coded", "multipliers", "left", "right", "rank", "padded_rank",
-    "left_limbs", "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "scales",
+    "buffer", "rows", "cols", "down", "across", "patches", "class_map", "classes", "class_table", "streams",
+    "stream_count", "map_blocks", "counts", "places", "ranges", "coded", "multipliers", "left", "right", "rank",
+    "padded_rank", "left_limbs", "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "scales",
     "low_rank_scale", "basis", "base", "result", "stride", "row_first", "row_stop", "col_first", "col_stop", "split",
     "finite", "run",
 )  # fmt: skip
@@ -56,9 +58,9 @@ class FusedPlan:
     """Where everything lies in the one buffer that a layer needs on the device.
 
     Attributes:
-        head: tables that describe the layer: the first bytes of the buffer.
-        copies: sections of the payload and their places in the buffer.
-        upload_size: bytes that :meth:`write` fills.
+        head: tables that describe the layer: they follow the payload, with which the buffer begins.
+        head_at: where.
+        upload_size: bytes of the buffer that are uploaded: payload and head.
         size: bytes in all.
         fields: of the kernels' argument; those of ``places`` are relative to the buffer.
         places: names of fields that are places in the buffer.
@@ -69,7 +71,7 @@ class FusedPlan:
     params: DctqParams
     stored: StoredPayload
     head: npt.NDArray[np.uint8]
-    copies: tuple[tuple[int, int, int], ...]
+    head_at: int
     upload_size: int
     size: int
     fields: dict[str, int]
@@ -79,10 +81,11 @@ class FusedPlan:
     limbs: int
 
     def write(self, buffer: npt.NDArray[np.uint8]) -> None:
-        """Fill the part that is uploaded."""
-        buffer[: self.head.size] = self.head
-        for start, stop, place in self.copies:
-            buffer[place : place + stop - start] = self.stored.payload[start:stop]
+        """Fill the part that is uploaded; a payload that lies there already is left alone."""
+        payload = self.stored.payload
+        if payload.ctypes.data != buffer.ctypes.data:
+            buffer[: payload.size] = payload
+        buffer[self.head_at : self.head_at + self.head.size] = self.head
 
     def build(self, buffer: torch.Tensor) -> FusedLayer:
         """Make the layer of an uploaded buffer, uint8 [size]."""
@@ -117,27 +120,21 @@ def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
         return None
     grid, classes, affine = params.grid, len(params.levels), params.quantiser == "affine"
     coded_classes = [number for number, alphabet in enumerate(params.alphabets) if alphabet > 1]
-    layout = _Layout(0)
-    layout.take(classes * _CLASS.itemsize)
+    layout = _Layout(stored.payload.size + _UNALIGNED)
+    head_at = layout.take(classes * _CLASS.itemsize, 64)
     streams_at = layout.take(len(coded_classes) * 8 * len(_STREAM))
     wide = {number: layout.take(len(params.levels[number])) for number in coded_classes if _width(params, number) == 8}
-    head = np.zeros(layout.end, dtype=np.uint8)
-
-    copies: list[tuple[int, int, int]] = []
-
-    def upload(start: int, stop: int) -> int:
-        copies.append((start, stop, layout.take(stop - start)))
-        return copies[-1][2] if stop > start else 0
-
-    fields = {name: upload(*stored.sections[name]) for name in
-              ("scales", "multipliers", "row_keys", "col_keys", "left", "right", "class_map", "ranges")}  # fmt: skip
-    packed = {number: upload(*stored.codes[number].packed) for number in coded_classes}
-    runs = {number: upload(*(stored.codes[number].runs or (0, 0))) for number in coded_classes}
+    head = np.zeros(layout.end - head_at, dtype=np.uint8)
     upload_size = layout.take(0, 64)
+    fields = {
+        name: stored.sections[name][0] if stored.sections[name][1] > stored.sections[name][0] else 0
+        for name in ("multipliers", "row_keys", "col_keys", "left", "right", "class_map", "ranges")
+    }
 
     table = head[: classes * _CLASS.itemsize].view(_CLASS)
     table["levels"] = 128
-    streams = head[streams_at : streams_at + len(coded_classes) * 8 * len(_STREAM)].view("<i8")
+    streams_in = streams_at - head_at
+    streams = head[streams_in : streams_in + len(coded_classes) * 8 * len(_STREAM)].view("<i8")
     streams = streams.reshape(-1, len(_STREAM))
     split = affine and max(params.alphabets) > 2 * _CENTRE
     prepare_blocks = place_blocks = 0
@@ -151,7 +148,8 @@ def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
         if width < 8 and not affine and not (high & 0xFF).any():
             code |= _HIGH
         if width == 8:
-            head[wide[number] : wide[number] + len(levels)] = values + 128
+            place_in = wide[number] - head_at
+            head[place_in : place_in + len(levels)] = values + 128
         else:
             table["levels"][number, : len(levels)] = high >> 8 if code & _HIGH else values + 128
         words = codes.symbols * width // 8
@@ -162,10 +160,9 @@ def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
         filled = -(-words // 16) * 16
         packed_size = codes.packed[1] - codes.packed[0]
         own = run_blocks + _blocks(filled, _FILL_BLOCK) if codes.runs else _blocks(packed_size, _DENSE_BLOCK)
-        # A sparse class may have no runs at all: it is recognised by its place, which is never 0.
-        runs_at = (runs[number] or upload_size) if codes.runs else 0
+        runs_at = codes.runs[0] if codes.runs else 0  # scales come first, so that no place is 0
         streams[place] = (
-            packed[number], packed_size, runs_at, codes.runs[1] - codes.runs[0] if codes.runs else 0, words_at, filled,
+            codes.packed[0], packed_size, runs_at, codes.runs[1] - codes.runs[0] if codes.runs else 0, words_at, filled,
             layout.take(16 * run_blocks), wide.get(number, 0), len(levels), width, own, run_blocks,
         )  # fmt: skip
         prepare_blocks, place_blocks = prepare_blocks + own, place_blocks + run_blocks
@@ -178,22 +175,22 @@ def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
     fields |= {
         "rows": grid.rows, "cols": grid.cols, "down": grid.down, "across": grid.across, "patches": grid.count,
         "classes": classes, "streams": streams_at, "stream_count": len(coded_classes), "map_blocks": map_blocks,
-        "coded": (stored.sections["ranges"][1] - stored.sections["ranges"][0]) // 4, "rank": params.rank,
-        "padded_rank": padded, "split": int(split), "finite": int(_is_finite(params, stored)), "class_table": 0,
+        "buffer": 0, "coded": (stored.sections["ranges"][1] - stored.sections["ranges"][0]) // 4, "rank": params.rank,
+        "padded_rank": padded, "split": int(split), "finite": int(_is_finite(params, stored)), "class_table": head_at,
         "counts": layout.take(4 * map_blocks * (classes + 1)), "places": layout.take(8 * grid.count),
         "left_limbs": layout.take(limbs * grid.rows * padded), "right_rows": layout.take(grid.cols * padded),
         "row_order": layout.take(4 * grid.rows) if params.row_keys else 0,
         "col_order": layout.take(4 * grid.cols) if params.col_keys else 0,
         "col_place": layout.take(4 * grid.cols) if params.col_keys else 0,
-        "low_rank_scale": fields["scales"] + stored.sections["scales"][1] - stored.sections["scales"][0] - 4,
+        "low_rank_scale": stored.sections["scales"][1] - 4,
     }  # fmt: skip
     prepare_blocks += int(params.row_keys) + int(params.col_keys) + (map_blocks if classes > 1 else 0)
     if limbs:
         prepare_blocks += _blocks(grid.rows, _THREADS) + _blocks(grid.cols, _THREADS)
     return FusedPlan(
-        params, stored, head, tuple(copies), upload_size, layout.take(0, 64), fields,
+        params, stored, head, head_at, upload_size, layout.take(0, 64), fields,
         ("class_map", "streams", "counts", "places", "ranges", "multipliers", "left", "right", "left_limbs",
-         "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "scales", "low_rank_scale"),
+         "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "low_rank_scale", "class_table"),
         prepare_blocks, map_blocks + place_blocks, limbs,
     )  # fmt: skip
 
@@ -213,7 +210,7 @@ class FusedLayer:
         for name in plan.places:
             if plan.fields[name]:
                 setattr(self._argument, name, address + plan.fields[name])
-        self._argument.class_table = address
+        self._argument.buffer = self._argument.scales = address
         with torch.cuda.device(self._device):
             self._basis = _basis_table(plan.params.transform, self._device)
             self._argument.basis = self._basis.data_ptr()

@@ -24,6 +24,7 @@ struct Class;
 struct Stream;
 
 struct Layer { // see fused.py, which fills it; all pointers are device addresses, 0 if there is no such section
+    const u8* buffer; // the payload, and all that belongs to it
     i64 rows, cols, down, across, patches;
     const u8* class_map;
     i64 classes;
@@ -52,12 +53,12 @@ struct Layer { // see fused.py, which fills it; all pointers are device addresse
 struct Class {
     u32 low_levels, high_levels; // a byte each, see CODE_HIGH
     float factor;                // what the levels were divided by
-    u32 words;                   // where its symbols begin, in units of 64 bytes from `class_table`
+    u32 words;                   // where its symbols begin, in units of 64 bytes from `buffer`
     u32 code;                    // see CODE_
     u32 unused[3];
 };
 
-struct Stream { // symbols of a class; where they lie is told in bytes from `class_table`, 0 if there is no such part
+struct Stream { // symbols of a class; where they lie is told in bytes from `buffer`, 0 if there is no such part
     i64 packed, packed_size, runs, runs_size, words, words_size;
     i64 totals; // u64 [2][place_blocks]
     i64 levels; // u8 [alphabet], 128 above their values

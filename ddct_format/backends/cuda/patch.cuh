@@ -51,7 +51,7 @@ struct Symbols {
 
 __device__ __forceinline__ const u8* words_of(const Layer& layer, uint2 place)
 {
-    return (const u8*)layer.class_table + ((u64)(place.x >> CODE_BITS) << 6);
+    return layer.buffer + ((u64)(place.x >> CODE_BITS) << 6);
 }
 
 __device__ __forceinline__ void load_symbols(const Layer& layer, int t, Symbols& symbols)

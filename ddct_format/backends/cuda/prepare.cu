@@ -69,7 +69,7 @@ struct Codes { // a stream, found
 
     __device__ Codes(const Layer& layer, const Stream& stream)
     {
-        u8* start = (u8*)layer.class_table;
+        u8* start = (u8*)layer.buffer;
         packed = start + stream.packed;
         runs = stream.runs ? start + stream.runs : nullptr;
         levels = start + stream.levels;
@@ -80,12 +80,22 @@ struct Codes { // a stream, found
     }
 };
 
+// 16 bytes from any address; up to three more are read on either side.
+__device__ __forceinline__ uint4 load_16(const u8* bytes)
+{
+    u32 shift = (u32)((u64)bytes & 3) * 8;
+    const u32* words = (const u32*)((u64)bytes & ~3ull);
+    u32 a = words[0], b = words[1], c = words[2], d = words[3], e = shift ? words[4] : 0;
+    return make_uint4(__funnelshift_r(a, b, shift), __funnelshift_r(b, c, shift), __funnelshift_r(c, d, shift),
+                      __funnelshift_r(d, e, shift));
+}
+
 // Dense symbols to fields of WIDTH bits: 16 bytes a thread.
 template <int PER_BYTE, int WIDTH> __device__ void repack(const Codes& stream, u32 block, const u16* table)
 {
     i64 group = (i64)block * THREADS + threadIdx.x;
     if (group * 16 >= stream.packed_size) return;
-    uint4 packed = ((const uint4*)stream.packed)[group];
+    uint4 packed = load_16(stream.packed + group * 16);
     u32 bytes[4] = {packed.x, packed.y, packed.z, packed.w};
     constexpr int WORDS = PER_BYTE * WIDTH / 2;
     u32 words[WORDS + 1];
@@ -141,7 +151,7 @@ __device__ u64 block_sum(u64 value, u64* shared)
 __device__ void load_runs(const Codes& stream, i64 first, u8 (&runs)[16], int& count)
 {
     count = (int)max(0ll, min(16ll, stream.runs_size - first));
-    if (count > 0) *(uint4*)runs = *(const uint4*)(stream.runs + first);
+    if (count > 0) *(uint4*)runs = load_16(stream.runs + first);
 }
 
 __device__ void total_runs(const Codes& stream, u32 block, u64* shared)
