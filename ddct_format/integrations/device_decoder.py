@@ -28,11 +28,10 @@ _HEAD = 192 << 10
 
 
 class _Lane:
-    """What one thread uses on one device."""
+    """What one thread uses on one device: kept for the next archive, for streams own what is allocated on them."""
 
-    def __init__(self, device: torch.device, started: torch.cuda.Event) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.stream.wait_event(started)
         self.uploaded = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._staged = torch.empty(0, dtype=torch.uint8)
 
@@ -42,6 +41,9 @@ class _Lane:
         if self._staged.numel() < size:
             self._staged = torch.empty(size, dtype=torch.uint8, pin_memory=size <= LARGEST_PINNED)
         return self._staged
+
+
+_idle: dict[torch.device, list[_Lane]] = {}
 
 
 class DeviceDecoder:
@@ -93,9 +95,11 @@ class DeviceDecoder:
                 result.copy_(full_result[part.index])
 
     def join(self) -> None:
-        """Make the devices' current streams wait for everything that was decoded."""
+        """Make the devices' current streams wait for everything that was decoded; no thread may decode any more."""
         for (_, device), lane in self._lanes.items():
             torch.cuda.current_stream(device).wait_stream(lane.stream)
+            _idle.setdefault(device, []).append(lane)
+        self._lanes = {}
 
     def _apply_whole(
         self,
@@ -128,5 +132,10 @@ class DeviceDecoder:
         lane = self._lanes.get(key)
         if lane is None:
             with torch.cuda.device(device):
-                lane = self._lanes[key] = _Lane(device, self._started[device])
+                try:
+                    lane = _idle[device].pop()
+                except (KeyError, IndexError):
+                    lane = _Lane(device)
+            lane.stream.wait_event(self._started[device])
+            self._lanes[key] = lane
         return lane

@@ -246,7 +246,7 @@ def _apply_all(
             source = jobs[job.record.of].result
         if not job.record.layers and job.result.data_ptr() != source.data_ptr():
             if job.in_place:
-                applied._saved.append((job.base, _copy(job.base, where)))
+                _keep(job, _space(job, where), applied)
                 applied.changed.append(job.record.name)
             job.result.copy_(source)
         applied.tensors[job.record.name] = job.result
@@ -259,8 +259,9 @@ def _apply_one(
     with torch.no_grad():
         if job.on_device:
             assert decoder is not None
+            space = _space(job, where)  # of the caller's stream, so that it serves again once it is released
             with torch.cuda.stream(decoder.stream(job.base.device)):
-                before = _keep(job, where, applied)
+                before = _keep(job, space, applied)
                 base = job.base.contiguous()
                 result = base if job.in_place else job.result
                 if result.device != base.device or not result.is_contiguous():
@@ -270,27 +271,27 @@ def _apply_one(
                     job.result.copy_(result)
             return before
         decoded = _decode_on_host(archive, job)
-        before = _keep(job, where, applied)
+        before = _keep(job, _space(job, where), applied)
         job.result.copy_(decoded)
         return before
 
 
-def _keep(job: _Job, where: torch.device | None, applied: AppliedArchive) -> torch.Tensor | None:
-    if not job.in_place:
-        return None
-    before = _copy(job.base, where)
-    applied._saved.append((job.base, before))
-    return before
+def _space(job: _Job, where: torch.device | None) -> torch.Tensor | None:
+    """Memory for a copy of the base, if that is about to be changed."""
+    return _empty_like(job.base, where) if job.in_place else None
 
 
-def _copy(tensor: torch.Tensor, where: torch.device | None) -> torch.Tensor:
-    def copied(device: torch.device) -> torch.Tensor:
-        return torch.empty_like(tensor, device=device, memory_format=torch.contiguous_format).copy_(tensor)
+def _keep(job: _Job, space: torch.Tensor | None, applied: AppliedArchive) -> torch.Tensor | None:
+    if space is not None:
+        applied._saved.append((job.base, space.copy_(job.base)))
+    return space
 
+
+def _empty_like(tensor: torch.Tensor, where: torch.device | None) -> torch.Tensor:
     try:
-        return copied(where or tensor.device)
+        return torch.empty_like(tensor, device=where or tensor.device, memory_format=torch.contiguous_format)
     except torch.cuda.OutOfMemoryError:
-        return copied(torch.device("cpu"))
+        return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
 
 
 def _decode_on_host(archive: Archive, job: _Job) -> torch.Tensor:
