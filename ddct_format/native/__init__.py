@@ -1,7 +1,8 @@
 """The native core: the work of codecs and backends in C, where the package was built with a C compiler.
 
 ``core`` is the extension module, or None: whoever uses it has a path without it, slower, with the same bytes.
-``DDCT_NATIVE=off`` does without the core, and ``DDCT_NATIVE=portable|avx2|avx512`` chooses its instruction set.
+``DDCT_NATIVE=off`` does without the core, ``on`` demands it, and ``portable``, ``avx2`` or ``avx512`` demand it with
+that instruction set.
 """
 
 from __future__ import annotations
@@ -18,29 +19,29 @@ from .interface import Core
 __all__ = ["Core", "core", "warn_without_core"]
 
 
-def _load() -> Core | None:
+def _load() -> tuple[Core | None, str]:
+    """The core, or why there is none."""
     wanted = os.environ.get("DDCT_NATIVE", "")
     if wanted == "off":
-        return None
+        return None, ""
     try:
         loaded = cast(Core, import_module("._core", __name__))
-    except ImportError:
-        return None
-    if wanted:
-        try:
+        if wanted not in ("", "on"):
             loaded.use_instruction_set(wanted)
-        except ValueError as error:
-            raise ConfigError(f"DDCT_NATIVE: {error}; known are off, {', '.join(loaded.instruction_sets())}") from None
-    return loaded
+    except (ImportError, ValueError) as error:
+        if wanted:
+            raise ConfigError(f"DDCT_NATIVE={wanted}: {error}") from None
+        return None, str(error)
+    return loaded, ""
 
 
-core = _load()
+core, _reason = _load()
 
 
 @cache
 def warn_without_core() -> None:
     """Say once that work will be slow because the core was not built."""
-    if core is None and os.environ.get("DDCT_NATIVE") != "off":
+    if _reason:
         logging.getLogger("ddct").warning(
-            "ddct was installed without its native core, as there was no C compiler: same results, several times slower"
+            "ddct works without its native core, with the same results, several times slower: %s", _reason
         )

@@ -167,5 +167,45 @@ class Dctq(Protocol):
         """
 
 
-class Core(Dctq, Encode, InstructionSets, Symbols, Protocol):
+class Ulp(Protocol):
+    """Functions of ``src/ulp.c``. Element types are 0 BF16, 1 F16, 2 F32."""
+
+    def ulp_open(
+        self,
+        payload: Buffer,
+        before: Buffer,
+        before_type: int,
+        out_type: int,
+        shape: tuple[int, int],
+        shift: int,
+        keys: tuple[bool, bool],
+        group_of: bytes,
+        sparse: bytes,
+        /,
+    ) -> object:
+        """Get a layer of ulp.v1 ready to be decoded, once; it keeps payload and prediction alive.
+
+        Args:
+            before: the tensor so far.
+            shape: rows and columns of the view.
+            keys: whether rows and columns have them.
+            group_of: the group of each of the 1527 contexts.
+            sparse: a byte for each group, other than 0 if it is sparse.
+
+        Returns:
+            The layer; or a str, what is wrong with the payload.
+        """
+
+    def ulp_decode(self, layer: object, out: Buffer, budget: int, /) -> int:
+        """Go on decoding for about ``budget`` elements.
+
+        Args:
+            out: the same in every call; it may be the tensor so far, if that is of the same type.
+
+        Returns:
+            Bytes of ``out`` that are finished; or −1, if a residual leads beyond the element type's patterns.
+        """
+
+
+class Core(Dctq, Encode, InstructionSets, Symbols, Ulp, Protocol):
     """All of it."""

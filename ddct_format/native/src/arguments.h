@@ -25,6 +25,6 @@ enum { WORTH_UNLOCKING = 1 << 15 };
 /* Before any other function. */
 void choose_best_instruction_set(void);
 
-extern PyMethodDef dctq_methods[], encode_methods[], instruction_set_methods[], symbol_methods[];
+extern PyMethodDef dctq_methods[], encode_methods[], instruction_set_methods[], symbol_methods[], ulp_methods[];
 
 #endif

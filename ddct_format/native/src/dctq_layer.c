@@ -5,10 +5,9 @@
 #include <string.h>
 
 static void *allocate(uint64_t count, size_t size) {
-    if (count > (SIZE_MAX - 64) / size)
+    if (count > (SIZE_MAX - 128) / size)
         return NULL;
-    void *memory = NULL;
-    return posix_memalign(&memory, 64, (size_t)count * size + 64) == 0 ? memory : NULL;
+    return aligned_alloc(64, ((size_t)count * size + 128) / 64 * 64);
 }
 
 /* Step 3 of section 7.2.3: the indices ordered by their key, equal keys in ascending order. */

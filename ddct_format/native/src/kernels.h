@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "dctq_layer.h"
+#include "ulp_layer.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAVE_X86_LEVELS 1
@@ -26,6 +27,14 @@ typedef struct kernel_table {
     /* Decode until about `budget` elements are finished; true when all are. The floating-point environment is the
      * default one. */
     bool (*decode_some)(dctq_layer *layer, const dctq_target *target, uint64_t budget);
+    void (*ulp_make_code)(ddct_dtype type, uint32_t shift, ddct_ulp_code *code);
+    /* Are these symbols below the alphabet? Adds up their extra bits. */
+    bool (*ulp_measure)(const ddct_ulp_code *code, const uint8_t *bytes, uint64_t count, uint32_t first_symbol,
+                        uint64_t *extra_bits);
+    /* Elements of each group. The floating-point environment is the default one, here and below. */
+    void (*ulp_count_groups)(const ulp_grouping *grouping, uint64_t counts[256]);
+    /* Decode until about `budget` elements are finished; false if a target lies out of range. */
+    bool (*ulp_decode_some)(ulp_layer *layer, uint8_t *out, uint64_t budget);
     const encode_table *encode;
 } kernel_table;
 

@@ -5,6 +5,7 @@
 #include "kernels.h"
 
 #include "../../../spec/readers/c/ddct_kernels.c"
+#include "../../../spec/readers/c/ddct_ulp_kernels.c"
 
 #include "vectors.h"
 
@@ -14,6 +15,8 @@
 
 #include "decode_body.h"
 
+#include "ulp_body.h"
+
 #include "encode_body.h"
 
 const kernel_table KERNEL_TABLE = {
@@ -21,5 +24,9 @@ const kernel_table KERNEL_TABLE = {
     .dense_table = ddct_dense_table,
     .prepare_patches = prepare_patches,
     .decode_some = decode_some,
+    .ulp_make_code = ddct_ulp_make_code,
+    .ulp_measure = ddct_ulp_measure,
+    .ulp_count_groups = ulp_count_groups,
+    .ulp_decode_some = ulp_decode_some,
     .encode = &encode_functions,
 };

@@ -11,7 +11,7 @@ void ddct_ulp_make_code(ddct_dtype type, uint32_t shift, ddct_ulp_code *code) {
     code->fraction = type == DDCT_BF16 ? 7 : type == DDCT_F16 ? 10 : 23;
     code->exponent_mask = type == DDCT_F16 ? 31 : 255;
     code->shift = shift;
-    code->width = 8 * ddct_dtype_size(type) - shift;
+    code->width = (type == DDCT_F32 ? 32 : 16) - shift;
     uint32_t m = code->width <= 16 ? 3 : 2;
     code->alphabet = 2 * largest_code(code->width, m) + 1;
     for (uint32_t symbol = 0; symbol < code->alphabet; symbol++) {

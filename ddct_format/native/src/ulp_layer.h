@@ -1,0 +1,40 @@
+/* A layer of ulp.v1 that is being decoded. */
+#ifndef DDCT_NATIVE_ULP_LAYER_H
+#define DDCT_NATIVE_ULP_LAYER_H
+
+#include "ddct_ulp_kernels.h"
+
+enum { ULP_TILE = 1024 };
+
+/* Where the symbols and the extra bits of a group have been read up to. Nothing is ever read beyond the ends, even if the
+ * payload or the prediction changes under our eyes. */
+typedef struct ulp_cursor {
+    const uint8_t *symbols, *symbols_end; /* of a sparse group: those other than 0, each less one */
+    const uint8_t *runs, *runs_end;
+    uint64_t bit;     /* of the extra bits */
+    uint32_t zeros;   /* that the current run has left */
+    bool value_waits; /* a symbol other than 0 ends the current run */
+    bool sparse;
+} ulp_cursor;
+
+/* The tensor so far, and how its elements fall into groups. */
+typedef struct ulp_grouping {
+    const uint8_t *before;
+    ddct_dtype before_type, type;
+    size_t before_width, width;
+    uint64_t rows, cols;
+    const uint8_t *row_keys, *column_keys; /* NULL where there are none */
+    const uint8_t *group_of;               /* [DDCT_ULP_CONTEXTS] */
+    ddct_ulp_code code;
+} ulp_grouping;
+
+typedef struct ulp_layer {
+    ulp_grouping grouping;
+    uint8_t group_of[DDCT_ULP_CONTEXTS];
+    ulp_cursor cursors[DDCT_ULP_GROUPS];
+    const uint8_t *extra;
+    uint64_t extra_size; /* bytes */
+    uint64_t row, column;
+} ulp_layer;
+
+#endif
