@@ -27,6 +27,13 @@ _MAX_HINT_BYTES = 1 << 20
 _UNRELATED = 0.5
 """Relative squared distance beyond which a base is another model: fine-tunes stay far below, strangers are near 2."""
 
+_SIDECARS = ("*.yaml", "*.yml")
+"""Configurations that trainers leave beside checkpoints: axolotl's has ``base_model``, LLaMA-Factory's the other."""
+_MAX_SIDECARS = 20
+_SIDECAR_KEY = re.compile(
+    r"^(?:base_model|model_name_or_path):[ \t]+[\"']?([\w.\-/]{1,200})[\"']?[ \t]*(?:#.*)?$", re.MULTILINE
+)
+_ADAPTER_KEY = re.compile(r'"base_model_name_or_path"\s*:\s*"([\w.\-/]{1,200})"')
 _CARD_KEY = re.compile(r"^base_model:[ \t]*\n?[ \t]*(?:-[ \t]+)?[\"']?([\w.\-/]{1,200})", re.MULTILINE)
 
 
@@ -39,12 +46,17 @@ class _Match:
 
 
 def named_base(directory: Path) -> str | None:
-    """What the checkpoint's model card calls its base, or its adapter's configuration; a locator, not an identity."""
-    for name, pattern in (
-        ("adapter_config.json", re.compile(r'"base_model_name_or_path"\s*:\s*"([\w.\-/]{1,200})"')),
-        ("README.md", _CARD_KEY),
-    ):
-        with contextlib.suppress(OSError), (directory / name).open("rb") as file:
+    """What the checkpoint's own files call its base; a locator, not an identity.
+
+    In this order: an adapter's configuration, the model card, and the configuration that axolotl or LLaMA-Factory
+    left in the checkpoint or in the run's directory above it.
+    """
+    sources = [(directory / "adapter_config.json", _ADAPTER_KEY), (directory / "README.md", _CARD_KEY)]
+    for place in (directory, directory.parent):
+        sidecars = sorted(path for pattern in _SIDECARS for path in place.glob(pattern) if path.is_file())
+        sources += [(path, _SIDECAR_KEY) for path in sidecars[:_MAX_SIDECARS]]
+    for path, pattern in sources:
+        with contextlib.suppress(OSError), path.open("rb") as file:
             match = pattern.search(file.read(_MAX_HINT_BYTES).decode("utf-8", "replace"))
             if match is not None:
                 return match[1]
@@ -86,7 +98,11 @@ def choose_base(bases: Sequence[Path], checkpoint: Path, names: Mapping[str, str
 
 
 def _is_named(base: Path, hint: str | None, names: Mapping[str, str]) -> bool:
-    return hint is not None and hint.rstrip("/") in (names.get(str(base)), str(base), base.name)
+    if hint is None:
+        return False
+    hint = hint.rstrip("/")
+    # Owners are left out of the names of directories more often than not.
+    return hint in (names.get(str(base)), str(base)) or hint.rpartition("/")[2] == base.name
 
 
 def _compare(path: Path, base: Checkpoint, source: Checkpoint) -> _Match:

@@ -13,6 +13,9 @@
     path = "models/base"          # required: what the checkpoints were fine-tuned from
     repo = "owner/base"           # where readers may find it: a hint in archives and model cards
     others = ["models/large"]     # more bases: each checkpoint's is found by its tensors
+    chain = 3                     # pack a checkpoint against the one published before, in chains of at most so many
+                                  # links to the base (0 to 16); by default 0: all against the base. Needs room for a
+                                  # decoded model in the state directory
 
     [pack]
     preset = "balanced"
@@ -20,6 +23,7 @@
     threads = 1                   # CPU threads of a pack
     nice = 10                     # its scheduling priority, 0 (normal) to 19 (last); its disk priority is idle
     memory_megabytes = 8000       # a pack that needs more fails; by default there is no limit
+    training_state = true         # carry optimizer state and the like, too; by default it is left out
 
     [hub]
     path = "hub"                  # required: either path, a directory, or url
@@ -93,6 +97,8 @@ class Config:
     metrics_path: Path | None = None
     other_bases: tuple[Path, ...] = ()
     retention: RetentionPolicy | None = None
+    chain: int = 0
+    training_state: bool = False
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
@@ -125,8 +131,8 @@ def _build(document: dict[str, object], directory: Path) -> Config:
     if unknown:
         raise ConfigError(f"unknown section [{unknown[0]}]")
     watch = _Section(document, "watch", ("path", "settle_seconds", "plain_settle_seconds", "rescan_seconds", "events"))
-    base = _Section(document, "base", ("path", "repo", "others"))
-    pack = _Section(document, "pack", ("preset", "device", "threads", "nice", "memory_megabytes"))
+    base = _Section(document, "base", ("path", "repo", "others", "chain"))
+    pack = _Section(document, "pack", ("preset", "device", "threads", "nice", "memory_megabytes", "training_state"))
     hub = _Section(document, "hub", ("path", "url", "name", "endpoint", "token_file", "public", "layout"))
     state = _Section(document, "state", ("path", "stop_seconds", "reserve_megabytes"))
     status = _Section(document, "status", ("port", "metrics"))
@@ -157,6 +163,8 @@ def _build(document: dict[str, object], directory: Path) -> Config:
         status_port=status.integer("port", 0, 0, 65535) if status.has("port") else None,
         other_bases=tuple(directory / other for other in base.texts("others")),
         retention=_retention(document),
+        chain=base.integer("chain", 0, 0, 16),
+        training_state=pack.boolean("training_state", False),
         metrics_path=directory / status.text("metrics") if status.has("metrics") else None,
     )
 

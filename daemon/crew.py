@@ -12,6 +12,7 @@ from typing import Any
 from ddct_format.errors import DdctError, HubError
 from ddct_format.hub import open_hub
 
+from .chains import dependents, link_for, outdated_copies
 from .child import Child
 from .config import Config
 from .jobs import pack_job, publish_job, published_name, remove_job
@@ -51,6 +52,12 @@ class Crew:
     def pack(self, name: str, *, resumable: bool) -> None:
         """Begin to pack a checkpoint, or note why not."""
         entry, config = self._ledger.entries[name], self._config
+        others = dependents(self._ledger.entries, name)
+        if others:
+            # Its archive is the base of theirs: replaced, theirs could not be decoded any more.
+            reason = f"was published before, and {', '.join(others)} packed against that; it is not replaced"
+            self._ledger.save(replace(entry, stage=Stage.SKIPPED, reason=reason))
+            return
         try:
             published_name(config, name)
         except HubError as error:
@@ -59,9 +66,20 @@ class Crew:
         try:
             self._state.check_space(config.reserve_bytes)
             archive = self._state.new_archive()
-            job = pack_job(config, entry, self._state.archive(archive))
-            reason = f"is packed with preset {config.preset}"
-            self._ledger.save(replace(entry, stage=Stage.PACKING, reason=reason, resumable=resumable, archive=archive))
+            link = link_for(self._ledger.entries, name, config.chain)
+            job = pack_job(
+                config,
+                entry,
+                self._state.archive(archive),
+                link=None if link is None else (link, self._state.decoded(link.decoded)),
+                decoded=self._state.decoded(archive) if config.chain else None,
+            )
+            reason = f"is packed with preset {config.preset}" + (f" against {link.name}" if link else "")
+            packing = replace(entry, stage=Stage.PACKING, reason=reason, resumable=resumable, archive=archive)
+            # Already now, so that the link is not replaced meanwhile.
+            linked = replace(packing, link=link.name if link else "", links=link.links + 1 if link else 0)
+            self._ledger.save(replace(linked, decoded=""))
+            self._state.remove_archive(entry.decoded)
             self._packing = self._start(job, threads=config.threads, device=config.device)
         except DdctError as error:
             self._ledger.fail(entry, str(error))
@@ -120,7 +138,7 @@ class Crew:
                 entry = replace(entry, archive="")
             else:
                 self.remove_hub_leftovers()
-            self._ledger.save(recover(entry, archive_there=bool(entry.archive)))
+            self._ledger.save(recover(entry, archive_there=bool(entry.archive), copy_there=bool(entry.decoded)))
         self._packing = self._publishing = self._removing = None
 
     def remove_hub_leftovers(self) -> None:
@@ -152,13 +170,21 @@ class Crew:
                     content_id=report["content_id"],
                     base_id=report["base_id"],
                     target_id=report["target_id"],
-                    original_size=report["original_size"],
-                    bits_per_weight=report["bits_per_weight"],
+                    original_size=report["original_size"] + report["side_files"],
+                    bits_per_weight=report[
+                        "tensor_bits_per_weight" if self._config.training_state else "bits_per_weight"
+                    ],
                     error=report["error"],
+                    base=result["base"],
+                    left_out=result["left_out"],
+                    link=entry.link if result["linked"] else "",
+                    links=entry.links if result["linked"] else 0,
+                    decoded=entry.archive if result["decoded"] else "",
                 )
             )
+            self._drop_outdated_copies()
             return
-        archive, entry = entry.archive, replace(entry, archive="")
+        archive, entry = entry.archive, replace(entry, archive="", link="", links=0)
         if result["outcome"] == "changed":
             self._ledger.save(replace(entry, stage=Stage.SEEN, reason=result["reason"]))
         elif result["outcome"] == "unusable":
@@ -168,10 +194,16 @@ class Crew:
         self._state.remove_archive(archive)
 
     def _published(self, entry: Entry, result: dict[str, Any]) -> None:
+        archive = entry.archive
+        if result["outcome"] == "unlinked":
+            self._drop_copy(self._ledger.entries[entry.link])
+            again = replace(entry, stage=Stage.SEEN, reason=result["reason"], archive="", decoded="", link="", links=0)
+            self._ledger.save(again)
+            self._state.remove_archive(archive)
+            return
         if result["outcome"] != "published":
             self._ledger.fail(entry, result["reason"], at_least=result.get("retry_after") or 0.0)
             return
-        archive = entry.archive
         self._ledger.save(
             replace(
                 entry,
@@ -182,7 +214,18 @@ class Crew:
                 published_sha256=result["sha256"],
             )
         )
-        self._state.remove_archive(archive)
+        self._state.remove_archive(archive, keep_decoded=bool(entry.decoded))
+        self._drop_outdated_copies()
+
+    def _drop_outdated_copies(self) -> None:
+        for outdated in outdated_copies(self._ledger.entries, self._config.chain):
+            self._drop_copy(outdated)
+
+    def _drop_copy(self, entry: Entry) -> None:
+        """Forget the decoded copy of a checkpoint, then remove it."""
+        if entry.decoded:
+            self._ledger.save(replace(entry, decoded=""))
+            self._state.remove_archive(entry.decoded)
 
     def _removed(self, entry: Entry, result: dict[str, Any]) -> None:
         if result["outcome"] != "removed":

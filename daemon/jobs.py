@@ -20,8 +20,15 @@ def published_name(config: Config, name: str) -> str:
     return check_name(f"{config.hub_name}/{name}" if config.hub_name else name)
 
 
-def pack_job(config: Config, entry: Entry, out: Path) -> dict[str, object]:
-    """Pack the checkpoint, as its entry's fingerprint describes it, into the new file ``out``."""
+def pack_job(
+    config: Config, entry: Entry, out: Path, *, link: tuple[Entry, Path] | None, decoded: Path | None
+) -> dict[str, object]:
+    """Pack the checkpoint, as its entry's fingerprint describes it, into the new file ``out``.
+
+    Args:
+        link: the earlier checkpoint to pack it against, and the directory with its decoded copy.
+        decoded: where to leave a decoded copy of what was packed, for the next one; None for nowhere.
+    """
     return {
         "job": "pack",
         "name": entry.name,
@@ -35,6 +42,15 @@ def pack_job(config: Config, entry: Entry, out: Path) -> dict[str, object]:
         "nice": config.nice,
         "memory": config.memory_bytes,
         "base_names": {str(config.base_path): config.base_repo} if config.base_repo else {},
+        "training_state": config.training_state,
+        "link": None
+        if link is None
+        else {
+            "name": published_name(config, link[0].name),
+            "model": str(link[1]),
+            "target_id": link[0].target_id,
+        },
+        "decoded": None if decoded is None else str(decoded),
     }
 
 
@@ -55,6 +71,10 @@ def publish_job(config: Config, entry: Entry, archive: Path) -> dict[str, object
             "target_id": entry.target_id,
         },
         "replaces": entry.published_sha256 or None,
+        "link": published_name(config, entry.link) if entry.link else None,
+        "nice": config.nice,
+        "watch": str(config.watch_path),
+        "fingerprint": entry.fingerprint,
     }
 
 
@@ -70,5 +90,6 @@ def remove_job(config: Config, entry: Entry) -> dict[str, object]:
         "published_name": published_name(config, entry.name),
         "sha256": entry.published_sha256,
         "log": str(config.state_path / "retention.log"),
+        "nice": config.nice,
         "why": f"published as {published_name(config, entry.name)}, sha256 {entry.published_sha256}, read back now",
     }

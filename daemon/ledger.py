@@ -31,31 +31,46 @@ class Ledger:
         self._journal = journal
         self._changed = changed
         self._entries: dict[str, Entry] = {}
+        # By the clock that never jumps; what the journal has of times is for people.
         self._hub_opens_at = time.monotonic()
+        self._retry_at: dict[str, float] = {}
         self.entries: Mapping[str, Entry] = self._entries
 
     @property
     def hub_closed_for(self) -> float:
-        """Seconds for which the hub wants to be left alone; on the clock that never jumps."""
+        """Seconds for which the hub wants to be left alone."""
         return max(0.0, self._hub_opens_at - time.monotonic())
+
+    @property
+    def waits(self) -> Mapping[str, float]:
+        """Seconds until each failed checkpoint is to be tried again; those whose time has come are not there."""
+        now = time.monotonic()
+        self._retry_at = {name: then for name, then in self._retry_at.items() if then > now}
+        return {name: then - now for name, then in self._retry_at.items()}
 
     def recover(self, state: StateDirectory) -> None:
         """Take over from the last life of the daemon, and remove from the spool what nobody needs."""
         for entry in self._journal.load().values():
+            self._entries[entry.name] = entry
             there = bool(entry.archive) and state.archive(entry.archive).is_file()
-            recovered = recover(entry, archive_there=there)
-            self._entries[entry.name] = recovered
+            copied = bool(entry.decoded) and state.decoded(entry.decoded).is_dir()
+            recovered = recover(entry, archive_there=there, copy_there=copied)
             if recovered != entry:
                 self.save(recovered)
-        state.remove_orphans([entry.archive for entry in self._entries.values() if entry.archive])
+        kept = [place for entry in self._entries.values() for place in (entry.archive, entry.decoded)]
+        state.remove_orphans([place for place in kept if place])
 
     def save(self, entry: Entry) -> None:
         """Durable on return. StorageError if the journal cannot be written."""
-        entry = replace(entry, updated_at=time.time())
+        before = self._entries.get(entry.name)
+        news = before is None or _what_people_see(before) != _what_people_see(entry)
+        if news:
+            entry = replace(entry, updated_at=time.time())
         self._journal.save(entry)
         self._entries[entry.name] = entry
         self._changed()
-        _log.info("%s: %s: %s", entry.name, entry.stage, entry.reason)
+        if news:
+            _log.info("%s: %s: %s", entry.name, entry.stage, entry.reason)
 
     def note(self, note: Note) -> None:
         """What the planner wants to be noted."""
@@ -68,11 +83,18 @@ class Ledger:
         """Note a failure; ``at_least``: seconds for which the hub wants to be left alone, by all checkpoints."""
         attempts = entry.attempts + 1
         self._hub_opens_at = max(self._hub_opens_at, time.monotonic() + at_least)
-        retry_at = time.time() + max(retry_delay(attempts), at_least)
+        wait = max(retry_delay(attempts), at_least)
+        self._retry_at[entry.name] = time.monotonic() + wait
+        retry_at = time.time() + wait
         self.save(replace(entry, stage=Stage.FAILED, reason=reason, attempts=attempts, retry_at=retry_at))
 
     def retry_now(self) -> None:
         """Let all failures be tried again at once."""
+        self._retry_at.clear()
         for entry in list(self._entries.values()):
             if entry.stage is Stage.FAILED:
                 self.save(replace(entry, retry_at=0.0))
+
+
+def _what_people_see(entry: Entry) -> tuple[object, ...]:
+    return entry.stage, entry.reason, entry.attempts

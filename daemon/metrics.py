@@ -29,8 +29,18 @@ def render_metrics(status: dict[str, Any]) -> str:
         *(f'ddct_checkpoints{{stage="{stage}"}} {stages[stage]}' for stage in Stage),
         *_metric("ddct_failed_attempts", "gauge", "Most failures in a row of one checkpoint", failing),
         *_metric("ddct_last_published_seconds", "gauge", "When one was published last, seconds of the epoch", newest),
-        *_metric("ddct_original_bytes", "gauge", "Weights published", sum(row["original_size"] for row in published)),
-        *_metric("ddct_published_bytes", "gauge", "Archives published", sum(row["size"] for row in published)),
+        *_metric(
+            "ddct_original_bytes",
+            "gauge",
+            "Published checkpoints before packing",
+            sum(row["original_size"] for row in published),
+        ),
+        *_metric(
+            "ddct_published_bytes",
+            "gauge",
+            "Published checkpoints after packing",
+            sum(row["size"] for row in published),
+        ),
         *_metric("ddct_written_seconds", "gauge", "When this was written, seconds of the epoch", time.time()),
     ]
     return "\n".join(lines) + "\n"

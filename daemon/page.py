@@ -23,10 +23,14 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _STYLE = """
-body { font: 14px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .3em .6em; border-bottom: 1px solid
-#ddd } td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-.published { color: #186a3b } .failed { color: #a93226 } .skipped { color: #777 } svg { width: 100%; height: 9em }
+body { font: 14px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 85em; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; width: 100% }
+td, th { text-align: left; padding: .3em .6em; border-bottom: 1px solid #ddd; vertical-align: top }
+td:first-child { white-space: nowrap }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.published { color: #186a3b } .failed { color: #a93226 } .skipped { color: #777 }
+figure { margin: 1em 0; display: inline-block; width: 49% } figcaption { color: #555 }
+svg { width: 100%; height: 6em }
 """
 
 
@@ -112,7 +116,7 @@ def render_page(status: dict[str, Any]) -> str:
 <title>ddct: {state}</title><style>{_STYLE}</style></head><body>
 <h1>ddct daemon: {state}</h1>
 <p>Publishes to {html.escape(str(status["hub"]))}. {len(rows)} checkpoints.</p>
-{_chart([row for row in rows[::-1] if row["stage"] == "published"][-60:])}
+{_charts([row for row in rows[::-1] if row["size"]][-60:])}
 <table id="checkpoints"><thead><tr><th>checkpoint<th>state<th>before<th>after<th>error<th>next try<th>changed<th>why
 </thead><tbody>
 {"".join(_row(row) for row in rows)}</tbody></table></body></html>
@@ -121,7 +125,7 @@ def render_page(status: dict[str, Any]) -> str:
 
 def _row(row: dict[str, Any]) -> str:
     error = "" if row["error"] is None else f"{row['error']:.4f}"
-    retry = _clock(row["retry_at"]) if row["stage"] == "failed" else ""
+    retry = "" if row["retry_in"] is None else f"in {row['retry_in']:.0f} s"
     cells = (_size(row["original_size"]), _size(row["size"]), error, retry, _clock(row["updated_at"]))
     stage = html.escape(str(row["stage"]))
     return (
@@ -131,19 +135,30 @@ def _row(row: dict[str, Any]) -> str:
     )
 
 
-def _chart(rows: Sequence[dict[str, Any]]) -> str:
-    """Sizes after packing, over the order of publication."""
+def _charts(rows: Sequence[dict[str, Any]]) -> str:
+    """Sizes before and after packing, oldest first, each on a scale of its own: one is a small part of the other."""
     if not rows:
         return ""
-    most, step = max(row["size"] for row in rows) or 1, 600 / len(rows)
+    return "".join(
+        f"<figure>{_chart(rows, key, colour)}<figcaption>{caption}, from 0 to {_size(max(row[key] for row in rows))}"
+        "</figcaption></figure>"
+        for key, caption, colour in (
+            ("original_size", "Size before packing", "#9aa7b8"),
+            ("size", "Size after packing", "#3b6fd4"),
+        )
+    )
+
+
+def _chart(rows: Sequence[dict[str, Any]], key: str, colour: str) -> str:
+    # Not wider than a column of a full chart: a single bar is no wall.
+    most, step = max(row[key] for row in rows) or 1, min(600 / len(rows), 30)
     bars = "".join(
-        f'<rect x="{i * step:.1f}" y="{90 - 80 * row["size"] / most:.1f}" width="{step * 0.8:.1f}" '
-        f'height="{80 * row["size"] / most:.1f}" fill="#5b8ff9"><title>{html.escape(row["name"])}: '
+        f'<rect x="{i * step:.1f}" y="{90 - 80 * row[key] / most:.1f}" width="{step * 0.8:.1f}" '
+        f'height="{80 * row[key] / most:.1f}" fill="{colour}"><title>{html.escape(row["name"])}: '
         f"{_size(row['original_size'])} to {_size(row['size'])}</title></rect>"
         for i, row in enumerate(rows)
     )
-    label = f"sizes after packing, at most {_size(most)}"
-    return f'<svg viewBox="0 0 600 90" preserveAspectRatio="none" role="img" aria-label="{label}">{bars}</svg>'
+    return f'<svg viewBox="0 0 600 90" preserveAspectRatio="none" role="img" aria-label="{key}">{bars}</svg>'
 
 
 def _size(size: int) -> str:

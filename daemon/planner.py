@@ -1,11 +1,14 @@
-"""Policy: what to do next. Pure: the journal, a listing and the clock in, actions out."""
+"""Policy: what to do next. Pure: the journal, a listing and elapsed time in, actions out.
+
+All time here is elapsed seconds, by a clock that never jumps: the date is for people.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .chains import natural
 from .completeness import Verdict
 from .listing import Kind
 from .state import Entry, Stage
@@ -105,8 +108,8 @@ def plan(
     entries: Mapping[str, Entry],
     observations: Sequence[Observation],
     *,
-    now: float,
     policy: Policy,
+    waits: Mapping[str, float] | None = None,
     may_pack: bool = True,
     may_publish: bool = True,
     hub_closed_for: float = 0.0,
@@ -116,36 +119,38 @@ def plan(
     Args:
         entries: the journal, by name.
         observations: every candidate that is there now.
-        now: seconds since the epoch.
+        waits: seconds for which a failed checkpoint is still to be left alone, by name; none if it is not there.
         may_pack, may_publish: whether a worker is free for it.
         hub_closed_for: seconds for which the hub asked to be left alone.
     """
     there = {observation.name: observation for observation in observations}
     actions: list[Action] = []
-    waits = [policy.rescan_seconds]
-    for name in sorted({*entries, *there}, key=_natural):
+    retry_waits = waits or {}
+    wakes = [policy.rescan_seconds]
+    # The oldest first: with rotation, it is removed first.
+    for name in sorted({*entries, *there}, key=natural):
         entry, seen = entries.get(name), there.get(name)
         if entry is not None and entry.stage in (Stage.PACKING, Stage.PUBLISHING):
             continue
         if entry is not None and entry.archive and entry.stage in (Stage.PACKED, Stage.FAILED):
             # A verified archive is published even if its checkpoint was rotated away or rewritten since.
-            wait = max(_until_retry(entry, now), hub_closed_for)
-            waits.append(wait)
+            wait = max(_until_retry(entry, retry_waits), hub_closed_for)
+            wakes.append(wait)
             if wait == 0 and may_publish:
                 actions.append(Publish(name))
                 may_publish = False
         elif seen is None:
             actions += _gone(entry)
         else:
-            action, wait = _advance(entry, seen, now, policy)
-            waits.append(wait)
+            action, wait = _advance(entry, seen, retry_waits, policy)
+            wakes.append(wait)
             if isinstance(action, Pack):
                 if may_pack:
                     actions.append(action)
                 may_pack = False
             elif action is not None:
                 actions.append(action)
-    return Plan(tuple(actions), min(wait for wait in waits if wait > 0))
+    return Plan(tuple(actions), min(wait for wait in wakes if wait > 0))
 
 
 def _gone(entry: Entry | None) -> Iterable[Action]:
@@ -154,14 +159,16 @@ def _gone(entry: Entry | None) -> Iterable[Action]:
         yield Note(entry.name, Stage.SKIPPED, "it was removed before it was packed", "")
 
 
-def _advance(entry: Entry | None, seen: Observation, now: float, policy: Policy) -> tuple[Action | None, float]:
+def _advance(
+    entry: Entry | None, seen: Observation, waits: Mapping[str, float], policy: Policy
+) -> tuple[Action | None, float]:
     """The next step of a checkpoint that is there, and the seconds until that may change."""
     if entry is None or entry.fingerprint != seen.fingerprint:
         reason = "new" if entry is None else "it changed"
         return Note(seen.name, Stage.SEEN, reason, seen.fingerprint), 0
     if entry.stage in (Stage.PUBLISHED, Stage.SKIPPED):
         return None, 0
-    if (wait := _until_retry(entry, now)) > 0:
+    if (wait := _until_retry(entry, waits)) > 0:
         return None, wait
     settle = policy.plain_settle_seconds if seen.kind in (Kind.PLAIN, Kind.LIGHTNING) else policy.settle_seconds
     if entry.submitted:
@@ -186,13 +193,5 @@ def _note_once(entry: Entry, reason: str) -> Note | None:
     return Note(entry.name, Stage.SEEN, reason, entry.fingerprint)
 
 
-def _until_retry(entry: Entry, now: float) -> float:
-    if entry.stage is not Stage.FAILED:
-        return 0
-    # A clock that was set back must not make the wait longer than it was meant to be.
-    return min(max(0.0, entry.retry_at - now), retry_delay(max(1, entry.attempts)))
-
-
-def _natural(name: str) -> tuple[tuple[int, str], ...]:
-    """checkpoint-9 before checkpoint-10: with rotation, the oldest is removed first."""
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name))
+def _until_retry(entry: Entry, waits: Mapping[str, float]) -> float:
+    return waits.get(entry.name, 0.0) if entry.stage is Stage.FAILED else 0.0

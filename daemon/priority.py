@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import platform
 import resource
-from collections.abc import Iterable
-from pathlib import Path
 
-__all__ = ["drop_from_cache", "limit_memory", "lower_priority"]
+__all__ = ["limit_memory", "lower_priority"]
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 """Number of the system call ioprio_set(2), which the C library does not offer."""
@@ -31,14 +28,3 @@ def limit_memory(size: int) -> None:
     """Let allocations beyond ``size`` bytes fail, which ends the pack with a reason; 0 for no limit."""
     if size:
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-
-
-def drop_from_cache(paths: Iterable[Path]) -> None:
-    """Let the kernel forget files that were read once: the training needs its memory for its own data."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)

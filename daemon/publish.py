@@ -9,6 +9,7 @@ from typing import Any
 from ddct_format.errors import HubError
 from ddct_format.hub import HubOptions, Pointer, annotate_archive, open_hub, publish
 
+from .listing import list_checkpoint
 from .retention import remove_checkpoint, verify_remote
 
 __all__ = ["run_publish", "run_remove"]
@@ -27,6 +28,10 @@ def run_publish(job: Mapping[str, Any]) -> dict[str, object]:
     try:
         hub = open_hub(job["hub"], HubOptions(**job["hub_options"]))
         hub.remove_leftovers()
+        if job["link"] is not None:
+            linked = hub.get_pointer(job["link"])
+            if linked is None or linked.target_id != job["pointer"]["base_id"]:
+                return _unlinked(job)
         pointer = publish(
             hub,
             job["published_name"],
@@ -38,3 +43,11 @@ def run_publish(job: Mapping[str, Any]) -> dict[str, object]:
     except HubError as error:
         return {"outcome": "failed", "reason": str(error), "retry_after": error.retry_after}
     return {"outcome": "published", "sha256": pointer.sha256}
+
+
+def _unlinked(job: Mapping[str, Any]) -> dict[str, object]:
+    """Nobody could decode the archive. It is packed again, if there still is something to pack."""
+    reason = f"{job['link']}, which it was packed against, is not on the hub as it was"
+    listing = list_checkpoint(Path(job["watch"]), job["name"])
+    there = listing is not None and listing.fingerprint == job["fingerprint"]
+    return {"outcome": "unlinked" if there else "failed", "reason": reason}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from .child import Child
+from .claim import Claim
 from .commands import Commands
 from .completeness import inspect
 from .config import Config
@@ -42,10 +43,14 @@ def run(config: Config) -> None:
     """Run until SIGTERM or SIGINT; a second signal leaves at once. Call from the main thread.
 
     Raises:
-        ConfigError: another daemon works on this state.
+        ConfigError: another daemon works on this state, or publishes this folder to this hub.
         StorageError: the state directory or the journal cannot be used.
     """
-    with StateDirectory(config.state_path) as state, Journal(state.journal) as journal:
+    with (
+        StateDirectory(config.state_path) as state,
+        Claim(config.watch_path, config.hub, config.hub_name),
+        Journal(state.journal) as journal,
+    ):
         service = _Service(config, state, journal)
         with service.signals():
             service.run()
@@ -86,7 +91,6 @@ class _Service:
     def run(self) -> None:
         self._ledger.recover(self._state)
         self._crew.remove_hub_leftovers()
-        _log.info("watching %s for checkpoints to publish to %s", self._config.watch_path, self._config.hub)
         hints = Hints(self._config.watch_path, self._wake) if self._config.events else None
         commands = Commands(self._config.watch_path, self._state, self._ledger, self._sightings, self._look)
         control = ControlServer(self._config.state_path, commands.answer)
@@ -96,6 +100,7 @@ class _Service:
             if self._config.status_port is not None:
                 page = StatusPage(self._config.status_port, lambda: read_status(self._config))
                 _log.info("status page at http://127.0.0.1:%d/", page.port)
+            _log.info("watching %s for checkpoints to publish to %s", self._config.watch_path, self._config.hub)
             self._notifier.ready(f"watching {self._config.watch_path}")
             while not self._stopping:
                 if hints is not None:
@@ -136,8 +141,8 @@ class _Service:
             steps = plan(
                 self._ledger.entries,
                 self._sightings.observations(),
-                now=time.time(),
                 policy=self._policy,
+                waits=self._ledger.waits,
                 may_pack=not self._crew.packing and not self._state.paused,
                 may_publish=not self._crew.publishing and not self._state.paused,
                 hub_closed_for=self._ledger.hub_closed_for,

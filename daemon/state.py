@@ -17,7 +17,7 @@ from ddct_format.errors import StorageError
 
 __all__ = ["Entry", "Journal", "Stage", "recover"]
 
-_VERSION = 2
+_VERSION = 3
 
 
 class Stage(enum.StrEnum):
@@ -44,18 +44,22 @@ class Entry:
         fingerprint: of the listing that ``stage`` is about.
         resumable: whether training could go on from the checkpoint.
         attempts: failures in a row; 0 after a success.
-        retry_at: seconds since the epoch; 0 for at once.
+        retry_at: seconds since the epoch, for people to read; 0 for at once.
         updated_at: seconds since the epoch.
         archive: path of the packed archive, relative to the spool; empty if there is none.
         sha256, size, content_id, base_id, target_id: of the archive, as published.
-        original_size: bytes of the checkpoint's weights.
-        bits_per_weight: of the whole archive.
+        original_size: bytes of the checkpoint's weights and of the files that are carried with them.
+        bits_per_weight: of the whole archive, or without its files if those are training state.
         error: relative squared error of the decoded model, or None.
         published_sha256: what this daemon published last under the checkpoint's name.
         submitted: somebody said that it is finished.
-        base: directory of the base that it was packed against.
+        base: directory of the base that it was packed against; empty if that was another checkpoint.
         verified_at: when the hub's copy was last compared, seconds since the epoch; 0 for never.
         removed_at: when retention removed the local original; 0 if it did not.
+        left_out: the checkpoint's files that its archive does not carry, in words.
+        link: name of the checkpoint that it was packed against; empty if that was a base.
+        links: checkpoints between it and its base.
+        decoded: of a chain, the archive in whose place in the spool a decoded copy is kept; empty if none is.
     """
 
     name: str
@@ -80,6 +84,10 @@ class Entry:
     base: str = ""
     verified_at: float = 0.0
     removed_at: float = 0.0
+    left_out: str = ""
+    link: str = ""
+    links: int = 0
+    decoded: str = ""
 
 
 _COLUMNS = tuple(field.name for field in fields(Entry))
@@ -112,6 +120,12 @@ _MIGRATIONS = {
         "ALTER TABLE checkpoints ADD COLUMN base TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE checkpoints ADD COLUMN verified_at REAL NOT NULL DEFAULT 0",
         "ALTER TABLE checkpoints ADD COLUMN removed_at REAL NOT NULL DEFAULT 0",
+    ),
+    2: (
+        "ALTER TABLE checkpoints ADD COLUMN left_out TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE checkpoints ADD COLUMN link TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE checkpoints ADD COLUMN links INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE checkpoints ADD COLUMN decoded TEXT NOT NULL DEFAULT ''",
     ),
 }
 """What makes a journal of each version one of the next."""
@@ -192,18 +206,18 @@ class Journal:
             raise StorageError(f"the journal failed: {error}", place=self._path) from error
 
 
-def recover(entry: Entry, *, archive_there: bool) -> Entry:
+def recover(entry: Entry, *, archive_there: bool, copy_there: bool = False) -> Entry:
     """What a new life of the daemon makes of an entry of the last one.
 
     Failures are tried again at once: who restarts a daemon has often just mended something.
     """
-    entry = replace(entry, retry_at=0.0)
+    entry = replace(entry, retry_at=0.0, decoded=entry.decoded if copy_there else "")
     if entry.stage is Stage.PACKING:
-        return replace(entry, stage=Stage.SEEN, reason="packing was interrupted", archive="")
+        return replace(entry, stage=Stage.SEEN, reason="packing was interrupted", archive="", link="", links=0)
     if entry.stage is Stage.PUBLISHING:
         entry = replace(entry, stage=Stage.PACKED, reason="publishing was interrupted")
     if entry.archive and not archive_there:
-        entry = replace(entry, archive="")
+        entry = replace(entry, archive="", decoded="")
         if entry.stage is Stage.PACKED:
             return replace(entry, stage=Stage.SEEN, reason="its archive is gone; it is packed again")
     return entry

@@ -89,13 +89,19 @@ class StateDirectory:
     def archive(self, relative: str) -> Path:
         return self._spool / relative
 
-    def remove_archive(self, relative: str) -> None:
+    def decoded(self, relative: str) -> Path:
+        """Where the decoded copy of an archive is, if there is one."""
+        return (self._spool / relative).with_name("model")
+
+    def remove_archive(self, relative: str, *, keep_decoded: bool = False) -> None:
         """Remove an archive and all that stands beside it; harmless if it is gone."""
-        if _ARCHIVE.fullmatch(relative):
+        if keep_decoded:
+            self.archive(relative).unlink(missing_ok=True)
+        elif _ARCHIVE.fullmatch(relative):
             _remove_tree((self._spool / relative).parent)
 
     def remove_orphans(self, keep: Collection[str]) -> int:
-        """Remove what previous lives left in the spool, but for the archives ``keep``; how many."""
+        """Remove what previous lives left in the spool, but for ``keep``, archives or their places; how many."""
         kept = {relative.split("/")[0] for relative in keep}
         orphans = [path for path in self._spool.iterdir() if path.name not in kept]
         for path in orphans:

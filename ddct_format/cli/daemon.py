@@ -39,9 +39,9 @@ def run_command(config: Path) -> None:
 @_config_option
 @json_option
 def status_command(config: Path, as_json: bool) -> None:
-    """Show one line and one reason per checkpoint."""
+    """Show one line per checkpoint: where it stands, sizes before and after, the error, and why."""
     from ddct_daemon.config import load_config
-    from ddct_daemon.status import read_status
+    from ddct_daemon.status import read_status, table
 
     status: dict[str, Any] = read_status(load_config(config))
     if as_json:
@@ -52,9 +52,8 @@ def status_command(config: Path, as_json: bool) -> None:
     click.echo(
         (f"daemon: running, process {daemon['process']}" if daemon["running"] else "daemon: not running") + paused
     )
-    width = max((len(row["name"]) for row in rows), default=0)
-    for row in rows:
-        click.echo(f"{row['name']:<{width}}  {row['stage']:<10}  {row['line']}")
+    for line in table(rows) if rows else ():
+        click.echo(line)
 
 
 @command.command(name="submit")

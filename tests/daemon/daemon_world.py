@@ -43,6 +43,8 @@ class World:
         self,
         *,
         base: str = "base",
+        chain: int = 0,
+        training_state: bool = False,
         device: str = "reference",
         rescan: float = 1,
         stop: float = 20,
@@ -58,7 +60,9 @@ class World:
             rescan_seconds = {rescan}
             [base]
             path = "{base}"
+            chain = {chain}
             [pack]
+            training_state = {str(training_state).lower()}
             device = "{device}"
             nice = 0
             [hub]

@@ -1,6 +1,8 @@
 """A process that writes a checkpoint the way the Hugging Face Trainer does: file by file, slowly.
 
 ``python fake_trainer.py DIRECTORY STEP SEED PAUSE``: the weights are those of ``daemon_models.tuned``.
+``python fake_trainer.py RUN STEPS PAUSE``: so many checkpoints, and right after each one the one before is removed, as
+``save_total_limit=1`` does.
 Real checkpoints are written in this order: config, weights (full size first), training arguments,
 optimizer, scheduler, random state, and ``trainer_state.json`` last; nothing is synced.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import time
 import zipfile
@@ -46,6 +49,15 @@ def torch_file() -> bytes:
     return raw.getvalue()
 
 
+def train(run: Path, steps: int, seconds: float) -> None:
+    for step in range(1, steps + 1):
+        write_checkpoint(run / f"checkpoint-{step}", step, step, lambda: time.sleep(seconds))
+        shutil.rmtree(run / f"checkpoint-{step - 1}", ignore_errors=True)
+
+
 if __name__ == "__main__":
-    target, number, seed_text, seconds = sys.argv[1:]
-    write_checkpoint(Path(target), int(number), int(seed_text), lambda: time.sleep(float(seconds)))
+    if len(sys.argv) == 4:
+        train(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    else:
+        target, number, seed_text, seconds_text = sys.argv[1:]
+        write_checkpoint(Path(target), int(number), int(seed_text), lambda: time.sleep(float(seconds_text)))

@@ -67,11 +67,31 @@ def test_a_name_decides_among_equals_only(bases: list[Path], tmp_path: Path) -> 
         ("adapter_config.json", json.dumps({"base_model_name_or_path": "acme/base"}), "acme/base"),
         ("adapter_config.json", "{", None),
         ("other.md", "base_model: acme/base", None),
+        ("config.yml", "base_model: acme/base\nmodel_type: LlamaForCausalLM\n", "acme/base"),
+        ("../sft.yaml", "### model\nmodel_name_or_path: 'acme/base'  # the base\n", "acme/base"),
+        ("../sft.yaml", "model:\n  base_model: nested\n", None),
+        ("../sft.yaml", "base_model: [1, 2]\n", None),
     ],
 )
-def test_names_come_from_the_card_or_the_adapter(tmp_path: Path, name: str, text: str, found: str | None) -> None:
-    (tmp_path / name).write_text(text)
-    assert named_base(tmp_path) == found
+def test_names_come_from_adapter_card_or_sidecar(tmp_path: Path, name: str, text: str, found: str | None) -> None:
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / name).write_text(text)
+    assert named_base(checkpoint) == found
+
+
+def test_the_card_goes_before_the_sidecar(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nbase_model: acme/card\n---\n")
+    (tmp_path / "axolotl.yaml").write_text("base_model: acme/sidecar\n")
+    assert named_base(tmp_path) == "acme/card"
+
+
+def test_a_sidecar_decides_among_equals(bases: list[Path], tmp_path: Path) -> None:
+    copy = write_model(tmp_path / "copy", base_tensors())
+    tuned = write_model(tmp_path / "run" / "checkpoint-1", tuned_tensors(1))
+    assert choose_base([*bases, copy], tuned, {}) == tmp_path / "base"
+    (tmp_path / "run" / "axolotl.yaml").write_text(f"base_model: {copy}\n")
+    assert choose_base([*bases, copy], tuned, {}) == copy
 
 
 def test_values_that_are_no_numbers_do_not_confuse(bases: list[Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -211,9 +212,13 @@ def test_status_shows_a_line_and_a_reason_per_checkpoint(world: World, ddct: Ddc
     daemon = world.start(by_command_line=True)
     world.wait_for_stage("checkpoint-1", "published")
     shown = ddct("daemon", "status", "--config", world.config)
-    first, line = shown.stdout.splitlines()
+    first, head, line = shown.stdout.splitlines()
     assert first == f"daemon: running, process {daemon.pid}"
-    assert line.startswith("checkpoint-1  published   as my-run/checkpoint-1, 0.04 MB -> ")
+    assert head.split() == ["CHECKPOINT", "STATE", "BEFORE", "AFTER", "ERROR", "RETRY", "WHY"]
+    row = world.rows()["checkpoint-1"]
+    cells = ["checkpoint-1", "published", "0.04 MB", f"{row['size'] / 1e6:.2f} MB", f"{row['error']:.4f}", "-"]
+    assert re.split(r"  +", line)[:6] == cells
+    assert "as my-run/checkpoint-1" in line
     status = json.loads(ddct("daemon", "status", "--config", world.config, "--json").stdout)
     assert status["daemon"] == {"running": True, "process": daemon.pid, "paused": False}
     assert status["checkpoints"][0]["sha256"] == world.pointers()["my-run/checkpoint-1"]["sha256"]

@@ -6,15 +6,18 @@ import hashlib
 import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from daemon_world import World
+from fake_trainer import write_checkpoint
 from hub_servers import TOKEN, MiniHub
 
 from ddct_format import pack
 
+TRAINER = Path(__file__).with_name("fake_trainer.py")
 ATTRIBUTES = "Keep .ddct files in large file storage"
 
 
@@ -116,6 +119,30 @@ def test_a_rotation_faster_than_a_slow_hub_loses_nothing_that_was_packed(world: 
     world.stop()
     world.runs = world.root / "kept"
     assert_as_after_a_quiet_run(world, server, "checkpoint-1", "checkpoint-2", "checkpoint-3")
+
+
+def test_save_total_limit_1_with_a_slow_hub(world: World, server: MiniHub) -> None:
+    """A trainer that waits for nobody: what was packed arrives whole, of the rest it is said what became of it."""
+    server.fault("/commit/main", "slow", seconds=1, times=99)
+    world.start()
+    world.wait_until_ready()
+    steps = 6
+    with subprocess.Popen([sys.executable, TRAINER, world.runs, str(steps), "0.25"]) as trainer:
+        assert trainer.wait(120) == 0
+    names = [f"checkpoint-{step}" for step in range(1, steps + 1)]
+    for name in names:
+        world.wait_for_stage(name, "published", "skipped")
+    world.stop()
+    rows = world.rows()
+    published = [name for name in names if rows[name]["stage"] == "published"]
+    assert names[-1] in published, "the one that stays"
+    assert len(published) >= 2
+    for name in set(names) - set(published):
+        assert rows[name]["reason"] == "it was removed before it was packed"
+    for name in published:
+        write_checkpoint(world.root / "again" / name, int(name.split("-")[1]), int(name.split("-")[1]))
+    world.runs = world.root / "again"
+    assert_as_after_a_quiet_run(world, server, *published)
 
 
 def survive_kills(world: World, server: MiniHub, kills: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -192,7 +193,7 @@ def row(**changes: object) -> dict[str, object]:
         "name": HOSTILE,
         "stage": "published",
         "line": HOSTILE,
-        "retry_at": 0.0,
+        "retry_in": None,
         "updated_at": 1e9,
         "original_size": 10_000_000,
         "size": 400_000,
@@ -206,23 +207,71 @@ def test_names_and_reasons_cannot_inject_into_the_page() -> None:
     assert HOSTILE not in render_page(status)
 
 
-def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[[str], str]:
+    """`browse(url)`: the document as Chromium has it once the page is there."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no Chromium on this machine")
-    rows = [row(name=f"checkpoint-{step}", size=400_000 + step) for step in range(1, 6)]
-    status = {"daemon": {"running": True, "paused": False}, "hub": "/hub", "checkpoints": rows}
-    (tmp_path / "page.html").write_text(render_page(status))
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    done = subprocess.run(
-        [browser, *arguments, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=60
-    )
-    assert done.stdout.count("<tr>") == 6
-    assert done.stdout.count("<rect") == 5
-    assert "checkpoint-5" in done.stdout
+    quiet = "--no-first-run --disable-background-networking --disable-component-update --disable-sync --disable-quic"
+    arguments = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        *quiet.split(),
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+
+    def browse(url: str) -> str:
+        command = [browser, *arguments, "--enable-logging=stderr", "--dump-dom", url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        # What the page may not load or run, the browser says on its console.
+        assert "CONSOLE" not in done.stderr, done.stderr
+        return done.stdout
+
+    return browse
 
 
-def test_a_journal_of_the_first_version_is_taken_over(world: World) -> None:
+def test_the_page_in_a_real_browser(world: World, browse: Callable[[str], str]) -> None:
+    world.configure(more="[status]\nport = 0")
+    world.write("checkpoint-1", 1)
+    world.start()
+    world.wait_for_stage("checkpoint-1", "published")
+    world.hub.rename(world.root / "unplugged")
+    world.write("checkpoint-2", 2)
+    (world.runs / "checkpoint-3").mkdir()
+    (world.runs / "checkpoint-3" / "config.json").write_text("{}")
+    world.wait_for_stage("checkpoint-2", "failed")
+    world.wait_for(lambda: "not finished" in str(world.rows().get("checkpoint-3", {}).get("reason")), "a reason")
+    url = world.log.read_text().split("status page at ")[1].split()[0]
+    document = browse(url)
+    published, failed, unfinished = (world.rows()[f"checkpoint-{step}"] for step in (1, 2, 3))
+    rows = re.findall(r"<tr>(.*?)</tr>", document, re.DOTALL)
+    cells = [re.sub("<[^>]*>", "|", row).split("|") for row in rows if "checkpoint-" in row]
+    by_name = {next(filter(None, row)): [cell.strip() for cell in row if cell.strip()] for row in cells}
+    assert by_name["checkpoint-1"][1:5] == [
+        "published",
+        "0.04 MB",
+        f"{published['size'] / 1e6:.2f} MB",
+        f"{published['error']:.4f}",
+    ]
+    assert by_name["checkpoint-2"][1] == "failed"
+    assert re.fullmatch(r"in \d+ s", by_name["checkpoint-2"][5])
+    assert failed["reason"] in by_name["checkpoint-2"][-1]
+    assert unfinished["reason"] in by_name["checkpoint-3"][-1]
+    assert document.count("<rect") == 2 * 2
+    assert "Size before packing" in document
+    world.stop()
+
+
+@pytest.mark.parametrize(
+    ("version", "later"),
+    [
+        (1, ["submitted", "base", "verified_at", "removed_at", "left_out", "link", "links", "decoded"]),
+        (2, ["left_out", "link", "links", "decoded"]),
+    ],
+)
+def test_a_journal_of_an_earlier_version_is_taken_over(world: World, version: int, later: list[str]) -> None:
     world.write("checkpoint-1", 1)
     world.start()
     world.wait_for_stage("checkpoint-1", "published")
@@ -230,12 +279,12 @@ def test_a_journal_of_the_first_version_is_taken_over(world: World) -> None:
     program = """
 import sqlite3, sys
 with sqlite3.connect(sys.argv[1]) as database:
-    for column in ("submitted", "base", "verified_at", "removed_at"):
+    for column in sys.argv[3:]:
         database.execute(f"ALTER TABLE checkpoints DROP COLUMN {column}")
-    database.execute("PRAGMA user_version = 1")
+    database.execute(f"PRAGMA user_version = {sys.argv[2]}")
 database.close()
 """
     path = world.state / "journal.sqlite3"
-    subprocess.run([sys.executable, "-c", program, path], check=True)
+    subprocess.run([sys.executable, "-c", program, path, str(version), *later], check=True)
     with Journal(path) as journal:
         assert journal.load()["checkpoint-1"].stage == "published"

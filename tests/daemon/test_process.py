@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import platform
 import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
+from daemon_models import nearest_seed, tuned_bytes
 from daemon_world import DigestTree, World
 
-from ddct_format import pack, verify
+from ddct_format import pack, pull, verify
+from ddct_format.hub import open_hub
 
 
 def test_sigterm_ends_an_idle_daemon_at_once_and_well(world: World) -> None:
@@ -76,6 +82,67 @@ def test_a_second_daemon_on_one_state_says_so_and_ends(world: World) -> None:
     assert first.poll() is None
     world.write("checkpoint-1", 1)
     world.wait_for_stage("checkpoint-1", "published")
+
+
+def test_a_second_daemon_on_one_folder_with_another_state_says_so_and_ends(world: World) -> None:
+    first = world.start()
+    world.wait_until_ready()
+    text = world.config.read_text()
+    world.config.write_text(text.replace('path = "state"', 'path = "other-state"').replace('"runs"', '"../runs-link"'))
+    (world.root.parent / "runs-link").symlink_to(world.runs)
+    second = world.start()
+    assert second.wait(20) == 12
+    assert f"another daemon (process {first.pid}) already publishes this folder" in world.log.read_text()
+    world.config.write_text(text)
+    world.write("checkpoint-1", 1)
+    world.wait_for_stage("checkpoint-1", "published")
+    assert len(world.objects()) == 1
+    assert first.poll() is None
+
+
+def test_a_worker_is_last_in_line_has_its_caps_and_sees_no_gpu(world: World) -> None:
+    text = world.config.read_text().replace("nice = 0", "nice = 7\nthreads = 3\nmemory_megabytes = 3000")
+    world.config.write_text(text)
+    world.start()
+    world.write("checkpoint-1", 1)
+    world.wait_for_stage("checkpoint-1", "packing")
+    priorities: list[tuple[int, int]] = []
+    libc, idle = ctypes.CDLL(None), 3 << 13
+
+    def look() -> bool:
+        for number, line in world.processes().items():
+            if "ddct_daemon.worker" in line:
+                with contextlib.suppress(OSError):
+                    ioprio = libc.syscall({"x86_64": 252, "aarch64": 31}[platform.machine()], 1, number)
+                    limits = Path(f"/proc/{number}/limits").read_text()
+                    environment = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+                    if os.getpriority(os.PRIO_PROCESS, number) == 7 and "3000000000" in limits:
+                        priorities.append((7, ioprio))
+                        assert b"CUDA_VISIBLE_DEVICES=" in environment
+                        assert b"OMP_NUM_THREADS=3" in environment
+        return bool(priorities)
+
+    world.wait_for(look, "a worker with its limits")
+    assert priorities[-1] == (7, idle)
+    world.wait_for_stage("checkpoint-1", "published")
+    world.stop()
+
+
+def test_a_rewrite_in_place_during_a_pack_discards_it_and_the_new_content_is_published(world: World) -> None:
+    world.start()
+    path = world.write("checkpoint-1", 1)
+    world.wait_for_stage("checkpoint-1", "packing")
+    worker = world.freeze_worker()
+    with (path / "model.safetensors").open("r+b") as file:
+        file.write(tuned_bytes(2))
+    os.kill(worker, signal.SIGCONT)
+    world.wait_for(lambda: "it changed" in world.log.read_text(), "a discarded pack")
+    world.wait_for_stage("checkpoint-1", "published")
+    world.stop()
+    pull(open_hub(str(world.hub)), "my-run/checkpoint-1", world.base, world.root / "back")
+    assert nearest_seed(world.root / "back") == 2
+    assert len(world.objects()) == 1
+    assert world.leftovers() == []
 
 
 def test_a_worker_ends_when_its_daemon_is_killed(world: World) -> None:

@@ -46,6 +46,9 @@ def job(tmp_path: Path) -> dict[str, Any]:
         "nice": 0,
         "base_names": {},
         "memory": 0,
+        "training_state": False,
+        "link": None,
+        "decoded": None,
     }
 
 
