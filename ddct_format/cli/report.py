@@ -16,6 +16,7 @@ __all__ = ["command"]
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option("--base", required=True, type=click.Path(path_type=Path), help="The base model that it was made for.")
 @click.option("--against", type=click.Path(path_type=Path), help="The fine-tune: compare what is decoded with it.")
+@click.option("--lossy", is_flag=True, help="Measure what the lossy first layer decodes to, if there is an exact one.")
 @click.option("--out", type=click.Path(path_type=Path), help="The page; ARCHIVE.html by default. Never overwritten.")
 @click.option(
     "--largest",
@@ -31,6 +32,7 @@ def command(
     archive: Path,
     base: Path,
     against: Path | None,
+    lossy: bool,
     out: Path | None,
     largest: int,
     device: str,
@@ -56,6 +58,7 @@ def command(
         archive,
         base,
         against,
+        lossy=lossy,
         largest=largest,
         device=device,
         threads=threads,

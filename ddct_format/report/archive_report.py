@@ -16,6 +16,7 @@ from ..checkpoint import Checkpoint, Region, open_checkpoint, temporary_region
 from ..container.digest import model_id
 from ..container.records import TensorRecord
 from ..errors import CheckpointError
+from ..limits import MAX_LAYERS
 from ..pipeline.archive import Archive, open_archive
 from ..pipeline.decoding import Decoder
 from ..pipeline.digests import digest_stored
@@ -101,6 +102,7 @@ class ArchiveReport:
 
     Attributes:
         against_is_packed: whether the fine-tune compared with is, bit for bit, the one that was packed.
+        target_id, lossless: of what was measured.
         tensor_bits_per_weight: without side files, as targets count.
         parts: the file's bytes by part; they add up to ``file_size``.
         original, decoded: changes of all floating-point weights that the base has, too.
@@ -144,6 +146,7 @@ def report_archive(
     base: str | os.PathLike[str],
     against: str | os.PathLike[str] | None = None,
     *,
+    lossy: bool = False,
     largest: int = 24,
     device: str = "cpu",
     threads: int | None = None,
@@ -156,6 +159,7 @@ def report_archive(
     Args:
         against: the fine-tune, to compare with.
         memory, drop_cache: as for unpack.
+        lossy: measure what the first layer of each tensor decodes to, as unpack does.
         largest: importance maps and histograms are made of so many tensors, those that take the most bytes.
 
     Raises:
@@ -171,7 +175,9 @@ def report_archive(
         if against is not None:
             target = stack.enter_context(open_checkpoint(against, drop_cache=drop_cache))
             _check_target(opened, target)
-        return _collect(opened, base_model, target, largest, device, threads, memory, progress)
+        return _collect(
+            opened, base_model, target, 1 if lossy else MAX_LAYERS, largest, device, threads, memory, progress
+        )
 
 
 def _check_target(archive: Archive, target: Checkpoint) -> None:
@@ -190,6 +196,7 @@ def _collect(
     archive: Archive,
     base: Checkpoint,
     target: Checkpoint | None,
+    layers: int,
     largest: int,
     device: str,
     threads: int,
@@ -199,7 +206,7 @@ def _collect(
     reader, metadata, records = archive.reader, archive.metadata, archive.tensors
     by_size = sorted(records, key=lambda name: (-reader.stored_size(name), name))
     measurer = _Measurer(archive, base, target, set(by_size[:largest]), memory // (_SHARES * threads))
-    decoder = Decoder(archive, base, get_backend(device), threads=threads, memory=memory)
+    decoder = Decoder(archive, base, get_backend(device), layers=layers, threads=threads, memory=memory)
     tally = Tally(sum(record.nbytes for record in records.values()), "measuring", progress)
     for record in decoder.decode_all(inspect=measurer.inspect):
         tally.add(record.nbytes)
@@ -226,9 +233,9 @@ def _collect(
         preset=metadata.quality.preset if metadata.quality else None,
         base_id=metadata.base_id,
         base_hint=dict(metadata.base_hint),
-        target_id=metadata.target_ids[-1],
+        target_id=archive.target_id(layers),
         exact_id=metadata.exact_id,
-        lossless=metadata.lossless,
+        lossless=archive.lossless(layers),
         file_size=reader.file_size,
         model_size=sum(record.nbytes for record in records.values()),
         parameters=parameters,

@@ -201,7 +201,7 @@ def _number(value: float | None) -> str:
     """Four significant digits."""
     if value is None:
         return ""
-    return f"{value:.4g}".replace("-", "−", 1) if value else "0"
+    return f"{value:.4g}".replace("-", "−") if value else "0"
 
 
 def _size(size: int) -> str:

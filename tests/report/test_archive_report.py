@@ -136,6 +136,13 @@ def test_exact_archives_show_their_layer(pair: Path, tmp_path: Path) -> None:
     found = report_archive(tmp_path / "t.ddct", pair / "base", pair / "tuned")
     assert found.lossless and found.measured_error == 0
     assert found.parts["exact"] > found.parts["symbols"] > 0
+    lossy = report_archive(tmp_path / "t.ddct", pair / "base", pair / "tuned", lossy=True)
+    assert not lossy.lossless and lossy.target_id != found.target_id and lossy.parts == found.parts
+    unpack(tmp_path / "t.ddct", pair / "base", tmp_path / "out", lossy=True)
+    true, decoded = (
+        np.concatenate(list(changes(m, pair / "base").values())) for m in (pair / "tuned", tmp_path / "out")
+    )
+    assert lossy.measured_error == pytest.approx(float(((true - decoded) ** 2).sum() / (true**2).sum()), rel=1e-9)
     assert sum(found.parts.values()) == pytest.approx(found.file_size)
 
 
