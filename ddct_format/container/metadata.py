@@ -20,6 +20,7 @@ from ddct_format.container.records import (
 )
 from ddct_format.container.schema import check_metadata_object
 from ddct_format.container.strict_json import parse_json
+from ddct_format.container.usual_form import parse_usual_form
 from ddct_format.errors import InvalidError
 
 __all__ = [
@@ -42,7 +43,7 @@ def parse_metadata(raw: bytes) -> Metadata:
         InvalidError, UnsupportedError: as sections 5 and 9 say.
     """
     with collector_paused():
-        metadata = check_metadata_object(parse_json(raw))
+        metadata = parse_usual_form(raw) or check_metadata_object(parse_json(raw))
         _check_paths(metadata)
         _check_tensors(metadata)
         if target_ids(metadata.tensors) != metadata.target_ids:

@@ -38,6 +38,9 @@ _control_character = re.compile("[\x00-\x1f\x7f-\x9f]").search
 _path_character = re.compile(r"[\x00-\x1f\x7f-\x9f\\:]").search
 
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+
+
 class ObjectRule(Generic[T]):
     """The rule of an object: its members, and what is built of them."""
 
@@ -106,8 +109,10 @@ def _extension(value: Any) -> Any:
     if type(value) is float:
         raise InvalidError("has a number with a fraction or an exponent")
     if type(value) is list or type(value) is dict:
-        for item in value.values() if type(value) is dict else value:
-            if type(item) is not str and type(item) is not int:
+        items = value.values() if type(value) is dict else value
+        # Most values hold numbers and texts alone, which is seen without a loop of our own.
+        if not _PLAIN.issuperset(map(type, items)):
+            for item in items:
                 _extension(item)
     return value
 
