@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -109,8 +110,8 @@ def pack(
         exact: after the preset's lossy layer, add one that restores the fine-tune bit for bit.
         bits, error: a target instead of the preset's: bits per weight (side files not counted, met from below within
             2 %), or relative squared error.
-        keep: (pattern, preset) for single tensors, in the manner of fnmatch, the first match counting; ``raw``
-            carries bytes. Tensors of one preset meet its target by themselves.
+        keep: (pattern, preset) for single tensors, in the manner of fnmatch, the first match counting; each
+            pattern must match one. ``raw`` carries bytes. Tensors of one preset meet its target by themselves.
         max_error: refuse if any tensor's relative squared error is above.
         evaluation: refuse if the decoded model measures worse.
         memory: bytes of working set.
@@ -124,7 +125,7 @@ def pack(
     Raises:
         OutputExistsError: ``out`` exists.
         CheckpointError: a model cannot be used, or changed while it was read.
-        ConfigError: the settings contradict each other, or a target cannot be met.
+        ConfigError: the settings contradict each other, a pattern matches nothing, or a target cannot be met.
         QualityError: the archive would be worse than ``max_error`` or ``evaluation`` allow.
         StorageError: something cannot be read or written.
     """
@@ -141,6 +142,7 @@ def pack(
         open_checkpoint(finetuned, training_state=training_state, drop_cache=drop_cache) as target_model,
         ArchiveWriter(out) as writer,
     ):
+        _check_patterns(target_model, keep)
         files = [
             writer.add_file_pieces(file.path, target_model.side_file_pieces(file.path))
             for file in target_model.side_files()
@@ -260,6 +262,13 @@ def _keep_preset(name: str) -> Preset:
     if name not in KEEP_PRESETS:
         raise ConfigError(f"unknown preset {name!r}; a tensor can be given {', '.join(KEEP_PRESETS)}")
     return KEEP_PRESETS[name]
+
+
+def _check_patterns(model: Checkpoint, keep: Sequence[tuple[str, str]]) -> None:
+    """A pattern that meets nothing is a typing error, and the tensor that it meant would silently be coarse."""
+    for pattern, _ in keep:
+        if not any(fnmatchcase(name, pattern) for name in model.tensors):
+            raise ConfigError(f"no tensor is named like {pattern!r}, which is to be kept", place=model.path)
 
 
 def _at(out: str | os.PathLike[str], work: Callable[[], Result]) -> Result:

@@ -114,6 +114,9 @@ def test_tensors_can_be_kept_by_pattern(models: Path, tmp_path: Path) -> None:
     assert report.preset == "tiny"
     with pytest.raises(errors.ConfigError, match="unknown preset"):
         pack(models / "base", models / "tuned", tmp_path / "x.ddct", keep=[("*", "nonsense")])
+    with pytest.raises(errors.ConfigError, match=r"no tensor is named like 'hed\*'"):
+        pack(models / "base", models / "tuned", tmp_path / "x.ddct", keep=[("head*", "raw"), ("hed*", "raw")])
+    assert not (tmp_path / "x.ddct").exists()
 
 
 def test_norms_are_quantised_finely(models: Path, tmp_path: Path) -> None:
