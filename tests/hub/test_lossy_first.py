@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hub_servers import MiniHub
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ddct_format import open_archive, pack, unpack
 from ddct_format.errors import BaseMismatchError, CheckpointError, HubError, StorageError
@@ -139,6 +139,27 @@ def test_two_pulls_of_one_archive_to_one_place_do_not_mix(local: Hub, models: Pa
     with PartialArchive(local, "run", pointer, part), pytest.raises(StorageError, match="another process"):
         pull(local, "run", models / "base", tmp_path / "out")
     pull(local, "run", models / "base", tmp_path / "out")
+
+
+def test_the_lossy_model_of_a_chain_needs_its_links_whole(local: Hub, models: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(12)
+    later = {
+        name: (value + 1e-3 * random.normal(size=value.shape)).astype("f4")
+        for name, value in load_file(models / "tuned/model.safetensors").items()
+    }
+    (tmp_path / "later").mkdir()
+    save_file(later, tmp_path / "later/model.safetensors", {"format": "pt"})
+    archive = tmp_path / "later.ddct"
+    pack(models / "tuned", tmp_path / "later", archive, preset="small", exact=True, base_hint={"name": "run"})
+    push(local, "later", archive)
+    unpack(archive, models / "tuned", tmp_path / "expected", lossy=True)
+    first = pull(local, "later", models / "base", tmp_path / "lossy", lossy=True)
+    assert weights(tmp_path / "lossy") == weights(tmp_path / "expected")
+    assert first.missing > 0
+    second = pull(local, "later", models / "base", tmp_path / "exact")
+    assert second.fetched == first.missing + (models / "two.ddct").stat().st_size
+    assert weights(tmp_path / "exact") == weights(tmp_path / "later")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_kill_9_in_the_middle_of_a_pull_costs_only_what_was_on_its_way(
