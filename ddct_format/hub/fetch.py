@@ -25,6 +25,7 @@ _FIRST_READ = 256 << 10
 _ATTEMPTS = 3
 """Connections in a row that may break before a single new byte came."""
 _PAUSE_SECONDS = 0.5
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 Progress = Callable[[int, int, str], None]
 """Called with bytes done, bytes in all and what is being done."""
@@ -63,7 +64,7 @@ class PartialArchive:
     def __enter__(self) -> PartialArchive:
         with _storage_errors(self.path):
             while True:
-                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                self._descriptor = os.open(self.path, _OPEN_FLAGS, 0o600)
                 try:
                     # The lock ends with the process: a kill leaves bytes, but no lock.
                     fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
