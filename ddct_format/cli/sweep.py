@@ -39,7 +39,10 @@ _WIDTH = 11
     help="Bits per weight at which transform, patch, gain and low-rank are compared.",
 )
 @click.option(
-    "--tensors", multiple=True, metavar="PATTERN", help="Only these tensors ('*.mlp.*'); may be repeated. Saves time."
+    "--tensors",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only these tensors ('*.mlp.*'), packed as a model of their own; may be repeated. Saves time.",
 )
 @click.option(
     "--eval",

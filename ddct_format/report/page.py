@@ -73,7 +73,7 @@ def _head(report: ArchiveReport) -> Iterator[str]:
         ("content id", report.content_id, True),
         ("base id", report.base_id, True),
         ("decodes to", report.target_id, True),
-        ("fine-tune", report.exact_id, True),
+        ("packed from", report.exact_id, True),
         ("compared with", compared, False),
         ("bits per weight without side files", _number(report.tensor_bits_per_weight), False),
         ("error stored in the archive", _number(report.stored_error), False),

@@ -58,6 +58,7 @@ def draw_plot(report: SweepReport, path: Path) -> None:
         axes.set_ylabel(label)
         if number == 1:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
         else:
             _reference_lines(axes, report)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -80,8 +81,9 @@ def _error(row: SweepRow) -> float | None:
 
 
 def _draw(axes: Axes, rows: Sequence[SweepRow], value: Callable[[SweepRow], float | None]) -> None:
-    """Unchanged schemes of a family as a line, each kind of variant as points of a shape of its own."""
-    axes.set_xscale("log")
+    """Our own unchanged schemes as a line, each kind of variant as points of a shape of its own."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(visible=True, which="both", alpha=0.2)
     for family, colour in _FAMILIES.items():
         variants: dict[str, list[tuple[float, float]]] = {}
@@ -98,7 +100,7 @@ def _draw(axes: Axes, rows: Sequence[SweepRow], value: Callable[[SweepRow], floa
                 marker=_MARKERS[number % len(_MARKERS)],
                 markersize=7 if not variant else 6,
                 markerfacecolor=colour if not variant else "none",
-                linestyle="-" if not variant else "none",
+                linestyle="-" if family == "ddct" and not variant else "none",
                 alpha=1 if not variant else 0.8,
                 label=f"{family}, {variant}" if variant else family,
             )
