@@ -7,13 +7,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import google_crc32c
 
+from ddct_format.container.buffers import byte_view
 from ddct_format.container.chunk_table import ChunkTable, chunk_count, parse_table
 from ddct_format.container.collector import collector_paused
 from ddct_format.container.digest import TensorHasher
+from ddct_format.container.inflate import inflate
 from ddct_format.container.metadata import parse_metadata
 from ddct_format.container.preamble import PREAMBLE_SIZE, Preamble, parse_preamble
 from ddct_format.container.records import FileRecord, Metadata, TensorRecord
@@ -21,6 +23,9 @@ from ddct_format.container.source import Source
 from ddct_format.container.zstd_frame import decompress
 from ddct_format.errors import BudgetError, CorruptError, DdctError
 from ddct_format.limits import MAX_LAYERS
+
+if TYPE_CHECKING:
+    from ddct_format.container.buffers import Buffer
 
 __all__ = ["DEFAULT_BUDGET", "ArchiveReader", "LayerCheck", "OnChunk"]
 
@@ -174,6 +179,34 @@ class ArchiveReader:
         skipped = begin * chunk_size
         return raw[start - skipped : stop - skipped]
 
+    def payload_into(self, name: str, layer: int, out: Buffer) -> None:
+        """The raw payload of a tensor's layer into memory of the caller's, every chunk of it checked.
+
+        Args:
+            out: writable, contiguous, exactly as long as the payload.
+
+        Raises:
+            As :meth:`payload` does, but never BudgetError.
+        """
+        size = self.tensors[name].layers[layer].size
+        target = byte_view(out)
+        if len(target) != size:
+            raise ValueError(f"a payload of {size} bytes does not fit into {len(target)}")
+        chunk_size, first = self.metadata.chunk_size, self._table.layers[layer][name]
+        offsets, checksums = self._table.offsets, self._table.checksums
+        position, stop = first, first + chunk_count(size, chunk_size)
+        with _located(self.source.name, name):
+            while position < stop:
+                after = self._read_until(position, stop)
+                stored = self.source.read_at(offsets[position], offsets[after] - offsets[position])
+                begin = (position - first) * chunk_size
+                part = target[begin : min(size, (after - first) * chunk_size)]
+                if not inflate(stored, offsets[position : after + 1], checksums[position:after], chunk_size, part):
+                    for raw in self._chunks(first, size, position - first, after - first):
+                        target[begin : begin + len(raw)] = raw
+                        begin += len(raw)
+                position = after
+
     def payload_pieces(self, name: str, layer: int) -> Iterator[bytes]:
         """The raw payload of a tensor's layer, chunk by chunk in order, each checked. Memory stays at a few MiB.
 
@@ -255,8 +288,7 @@ class ArchiveReader:
         position, stop = first + begin, first + end
         while position < stop:
             start = offsets[position]
-            # As many chunks as fit in one read, and at least one.
-            after = max(position + 1, bisect_right(offsets, start + self.source.read_size, position, stop + 1) - 1)
+            after = self._read_until(position, stop)
             stored = self.source.read_at(start, offsets[after] - start)
             for chunk in range(position, after):
                 piece = stored[offsets[chunk] - start : offsets[chunk + 1] - start]
@@ -266,6 +298,12 @@ class ArchiveReader:
                     raw = decompress(piece, min(chunk_size, size - (chunk - first) * chunk_size))
                 yield raw
             position = after
+
+    def _read_until(self, position: int, stop: int) -> int:
+        """The end of a read that begins with chunk ``position``: as many chunks as fit, and at least one."""
+        offsets = self._table.offsets
+        reach = offsets[position] + self.source.read_size
+        return max(position + 1, bisect_right(offsets, reach, position, stop + 1) - 1)
 
 
 def _read_regions(source: Source, preamble: Preamble) -> tuple[bytes, bytes]:

@@ -121,10 +121,8 @@ class DeviceDecoder:
         size = record.layers[0].size
         staged = lane.staged(size + _HEAD)
         memory = staged.numpy()
-        position = 0
-        for piece in self._archive.reader.payload_pieces(record.name, 0):
-            memory[position : position + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
-            position += len(piece)
+        if size:
+            self._archive.reader.payload_into(record.name, 0, memory[:size])
         return staged, memory[:size]
 
     def _lane(self, device: torch.device) -> _Lane:

@@ -38,6 +38,31 @@ class Symbols(Protocol):
         """Whether run bytes stay within ``count`` symbols, and how many values belong to them (section 7.2.5)."""
 
 
+class Inflate(Protocol):
+    """Functions of ``src/inflate.c``."""
+
+    def inflate_chunks(
+        self,
+        stored: Buffer,
+        offsets: Buffer,
+        checksums: Buffer,
+        chunk_size: int,
+        out: Buffer,
+        zstd: tuple[int, int, int, int],
+        /,
+    ) -> bool:
+        """The raw bytes of consecutive chunks; False if one of them is not plainly right.
+
+        Args:
+            offsets: uint64, where each chunk begins in the file, and where the last one ends.
+            checksums: uint32, crc32c of each chunk as it is stored.
+            zstd: addresses of ZSTD_createDCtx, ZSTD_freeDCtx, ZSTD_decompressDCtx and ZSTD_findFrameCompressedSize.
+        """
+
+    def crc32c(self, data: Buffer, portable: bool, /) -> int:
+        """The checksum; ``portable`` without the processor's instruction for it."""
+
+
 class Encode(Protocol):
     """Functions of ``src/encode.c``: see ``ddct_format/backends/encoder.py`` for what they mean.
 
@@ -207,5 +232,5 @@ class Ulp(Protocol):
         """
 
 
-class Core(Dctq, Encode, InstructionSets, Symbols, Ulp, Protocol):
+class Core(Dctq, Encode, Inflate, InstructionSets, Symbols, Ulp, Protocol):
     """All of it."""

@@ -24,7 +24,9 @@ enum { WORTH_UNLOCKING = 1 << 15 };
 
 /* Before any other function. */
 void choose_best_instruction_set(void);
+void prepare_checksums(void);
 
-extern PyMethodDef dctq_methods[], encode_methods[], instruction_set_methods[], symbol_methods[], ulp_methods[];
+extern PyMethodDef dctq_methods[], encode_methods[], inflate_methods[], instruction_set_methods[],
+    symbol_methods[], ulp_methods[];
 
 #endif

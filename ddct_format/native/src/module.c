@@ -2,10 +2,12 @@
  * for what each does. A new part adds its method table here, to arguments.h and to pyproject.toml. */
 #include "arguments.h"
 
-static PyMethodDef *const parts[] = {dctq_methods, encode_methods, instruction_set_methods, symbol_methods, ulp_methods};
+static PyMethodDef *const parts[] = {dctq_methods, encode_methods, inflate_methods, instruction_set_methods,
+                                    symbol_methods, ulp_methods};
 
 static int add_functions(PyObject *module) {
     choose_best_instruction_set();
+    prepare_checksums();
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         if (PyModule_AddFunctions(module, parts[i]) < 0)
             return -1;

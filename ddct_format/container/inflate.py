@@ -1,0 +1,48 @@
+"""Many chunks at once through the native core and the system's zstd, where there are both.
+
+Chunk by chunk, every call gives up the interpreter's lock and waits for it again, and with many threads waiting is all
+they do. This is for them. It takes only what is plainly right: whatever it refuses is read again chunk by chunk, and
+refused with a reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ..native import core
+
+if TYPE_CHECKING:
+    from .buffers import Buffer
+
+__all__ = ["inflate"]
+
+_FUNCTIONS = ("ZSTD_createDCtx", "ZSTD_freeDCtx", "ZSTD_decompressDCtx", "ZSTD_findFrameCompressedSize")
+
+
+def inflate(stored: Buffer, offsets: Sequence[int], checksums: Sequence[int], chunk_size: int, out: Buffer) -> bool:
+    """Fill ``out`` with the raw bytes of consecutive chunks; False if that was not possible.
+
+    Args:
+        stored: the chunks as they lie in the file.
+        offsets: where each begins in the file, and where the last one ends.
+        checksums: crc32c of each.
+        out: writable, exactly as long as the raw bytes; undefined if the result is False.
+    """
+    functions = _zstd()
+    if core is None or functions is None:
+        return False
+    return core.inflate_chunks(stored, array("Q", offsets), array("I", checksums), chunk_size, out, functions)
+
+
+@cache
+def _zstd() -> tuple[int, int, int, int] | None:
+    try:
+        library = ctypes.CDLL("libzstd.so.1")
+        addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in _FUNCTIONS]
+    except (OSError, AttributeError):
+        return None
+    return addresses[0], addresses[1], addresses[2], addresses[3]

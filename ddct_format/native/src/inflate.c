@@ -1,0 +1,166 @@
+/* Chunks of an archive (sections 4 and 6): checksum, frame, and raw bytes, many of them without the interpreter's lock.
+ *
+ * The zstd library is the system's, if there is one: the caller passes the addresses of its functions. Only what is
+ * plainly right is taken; anything else is left to the careful path in Python, which says what is wrong with it. */
+#include "arguments.h"
+
+#include <string.h>
+
+typedef struct {
+    void *(*create)(void);
+    size_t (*destroy)(void *context);
+    size_t (*decompress)(void *context, void *out, size_t room, const void *in, size_t size);
+    size_t (*frame_size)(const void *in, size_t size);
+} Zstd;
+
+enum { MAX_WINDOW = 8 << 20 };
+
+static uint32_t crc_tables[8][256];
+
+static void fill_crc_tables(void) {
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        uint32_t crc = byte;
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78u : 0);
+        crc_tables[0][byte] = crc;
+    }
+    for (int table = 1; table < 8; table++)
+        for (int byte = 0; byte < 256; byte++) {
+            uint32_t before = crc_tables[table - 1][byte];
+            crc_tables[table][byte] = before >> 8 ^ crc_tables[0][before & 255];
+        }
+}
+
+static uint32_t crc32c_portable(const uint8_t *data, size_t size) {
+    uint32_t crc = ~0u;
+    for (; size >= 8; data += 8, size -= 8) {
+        uint64_t word = 0;
+        for (int byte = 7; byte >= 0; byte--)
+            word = word << 8 | data[byte];
+        word ^= crc;
+        crc = 0;
+        for (int byte = 0; byte < 8; byte++)
+            crc ^= crc_tables[7 - byte][word >> (8 * byte) & 255];
+    }
+    while (size--)
+        crc = crc >> 8 ^ crc_tables[0][(crc ^ *data++) & 255];
+    return ~crc;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("sse4.2"))) static uint32_t crc32c_sse(const uint8_t *data, size_t size) {
+    uint64_t crc = 0xFFFFFFFFu, word;
+    for (; size >= 8; data += 8, size -= 8) {
+        memcpy(&word, data, 8);
+        crc = __builtin_ia32_crc32di(crc, word);
+    }
+    while (size--)
+        crc = __builtin_ia32_crc32qi((uint32_t)crc, *data++);
+    return ~(uint32_t)crc;
+}
+#endif
+
+static uint32_t crc32c(const uint8_t *data, size_t size) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("sse4.2"))
+        return crc32c_sse(data, size);
+#endif
+    return crc32c_portable(data, size);
+}
+
+/* Whether a frame header (RFC 8878, 3.1.1.1) states this content size, no dictionary and no larger window. */
+static bool header_is_plain(const uint8_t *frame, size_t size, uint64_t raw_size) {
+    if (size < 14 || memcmp(frame, "\x28\xB5\x2F\xFD", 4) != 0)
+        return false;
+    uint8_t flags = frame[4];
+    bool single = flags >> 5 & 1;
+    if (flags & 0x0B) /* dictionary, or the reserved bit */
+        return false;
+    const uint8_t *field = frame + 5;
+    if (!single) {
+        uint64_t base = 1ull << (10 + (*field >> 3));
+        if (base + base / 8 * (*field & 7) > MAX_WINDOW)
+            return false;
+        field++;
+    }
+    int length = flags >> 6 == 0 ? single : 1 << (flags >> 6);
+    uint64_t content = 0;
+    for (int byte = length - 1; byte >= 0; byte--)
+        content = content << 8 | field[byte];
+    return length > 0 && content + (length == 2 ? 256 : 0) == raw_size;
+}
+
+static bool inflate_all(const uint8_t *stored, const uint64_t *offsets, const uint32_t *checksums, size_t count,
+                        uint64_t chunk_size, uint8_t *out, uint64_t out_size, const Zstd *zstd) {
+    void *context = zstd->create();
+    bool good = context != NULL;
+    for (size_t chunk = 0; good && chunk < count; chunk++) {
+        const uint8_t *piece = stored + (offsets[chunk] - offsets[0]);
+        uint64_t size = offsets[chunk + 1] - offsets[chunk], begin = chunk * chunk_size;
+        uint64_t raw_size = out_size - begin < chunk_size ? out_size - begin : chunk_size;
+        good = size > 0 && size <= raw_size && crc32c(piece, size) == checksums[chunk];
+        if (!good)
+            break;
+        if (size == raw_size)
+            memcpy(out + begin, piece, size);
+        else
+            good = header_is_plain(piece, size, raw_size) && zstd->frame_size(piece, size) == size &&
+                   zstd->decompress(context, out + begin, raw_size, piece, size) == raw_size;
+    }
+    if (context != NULL)
+        zstd->destroy(context);
+    return good;
+}
+
+static PyObject *inflate_chunks(PyObject *module, PyObject *arguments) {
+    (void)module;
+    Py_buffer stored, offsets, checksums, out;
+    unsigned long long chunk_size, functions[4];
+    if (!PyArg_ParseTuple(arguments, "y*y*y*Kw*(KKKK)", &stored, &offsets, &checksums, &chunk_size, &out, &functions[0],
+                          &functions[1], &functions[2], &functions[3]))
+        return NULL;
+    Zstd zstd;
+    memcpy(&zstd.create, &functions[0], sizeof zstd.create);
+    memcpy(&zstd.destroy, &functions[1], sizeof zstd.destroy);
+    memcpy(&zstd.decompress, &functions[2], sizeof zstd.decompress);
+    memcpy(&zstd.frame_size, &functions[3], sizeof zstd.frame_size);
+    size_t count = (size_t)checksums.len / 4;
+    const uint64_t *places = offsets.buf;
+    bool fits = chunk_size > 0 && (size_t)offsets.len == 8 * (count + 1) && (size_t)checksums.len == 4 * count &&
+                count > 0 && (uint64_t)out.len > (count - 1) * chunk_size && (uint64_t)out.len <= count * chunk_size &&
+                places[count] - places[0] == (uint64_t)stored.len;
+    for (size_t chunk = 0; fits && chunk < count; chunk++)
+        fits = places[chunk] <= places[chunk + 1];
+    bool good = false;
+    if (fits)
+        WITHOUT_LOCK(out.len, good = inflate_all(stored.buf, places, checksums.buf, count, chunk_size, out.buf,
+                                                 (uint64_t)out.len, &zstd));
+    PyBuffer_Release(&stored);
+    PyBuffer_Release(&offsets);
+    PyBuffer_Release(&checksums);
+    PyBuffer_Release(&out);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "sizes of chunks, checksums and output do not agree");
+        return NULL;
+    }
+    return PyBool_FromLong(good);
+}
+
+static PyObject *crc32c_of(PyObject *module, PyObject *arguments) {
+    (void)module;
+    Py_buffer data;
+    int portable;
+    if (!PyArg_ParseTuple(arguments, "y*p", &data, &portable))
+        return NULL;
+    uint32_t crc = portable ? crc32c_portable(data.buf, (size_t)data.len) : crc32c(data.buf, (size_t)data.len);
+    PyBuffer_Release(&data);
+    return PyLong_FromUnsignedLong(crc);
+}
+
+PyMethodDef inflate_methods[] = {
+    {"inflate_chunks", inflate_chunks, METH_VARARGS, NULL},
+    {"crc32c", crc32c_of, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+void prepare_checksums(void) { fill_crc_tables(); }
