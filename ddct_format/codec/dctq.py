@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidError
+from ..native import core
 from .patches import PatchGrid
 from .symbols import (
     check_packed,
@@ -269,6 +270,11 @@ def _class_counts(params: DctqParams, class_map: npt.NDArray[np.uint8]) -> list[
     classes = len(params.levels)
     if classes == 1:
         return [params.grid.count]
+    if core is not None:
+        counts = np.frombuffer(core.count_bytes(class_map), dtype=np.uint64)
+        if counts[classes:].any():
+            raise InvalidError("dctq.v1: a patch names a class that does not exist")
+        return [int(count) for count in counts[:classes]]
     if int(class_map.max()) >= classes:
         raise InvalidError("dctq.v1: a patch names a class that does not exist")
     if classes > 8:

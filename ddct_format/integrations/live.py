@@ -29,6 +29,9 @@ __all__ = ["AppliedArchive", "Check", "apply"]
 Check = bool | Literal["whole"]
 """Whether digests are compared; ``whole``: those of tensors that are given whole, while others are slices."""
 
+_THREADS = 6
+"""By default: with more, they wait for the interpreter's lock more than they gain."""
+
 _DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
     "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -118,7 +121,7 @@ def apply(
             if check_base:
                 _check_contents(opened, jobs)
             try:
-                _apply_all(opened, jobs, applied, keep_base, threads or default_threads())
+                _apply_all(opened, jobs, applied, keep_base, threads or min(_THREADS, default_threads()))
                 if verify:
                     _check_results(opened, jobs)
             except BaseException:

@@ -34,6 +34,9 @@ class InstructionSets(Protocol):
 class Symbols(Protocol):
     """Functions of ``src/symbols.c``."""
 
+    def count_bytes(self, data: Buffer, /) -> bytes:
+        """How often each byte occurs, uint64 [256]."""
+
     def measure_runs(self, runs: Buffer, count: int, /) -> tuple[bool, int]:
         """Whether run bytes stay within ``count`` symbols, and how many values belong to them (section 7.2.5)."""
 
