@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "pipeline": {"errors", "limits", "container", "codec", "encode", "backends", "checkpoint"},
     "hub": {"errors", "limits", "container", "pipeline"},
     "report": {"errors", "limits", "container", "codec", "encode", "backends", "checkpoint", "pipeline"},
-    "integrations": {"errors", "container", "codec", "backends", "pipeline"},
+    "integrations": {"errors", "container", "native", "codec", "backends", "pipeline"},
     "cli": {"errors", "limits", "container", "encode", "backends", "pipeline", "report", "hub", "checkpoint"},
 }
 """Between the parts of ddct_format; codecs name the backend's interface only to say what is handed in."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -15,7 +15,6 @@ from ddct_format.container.buffers import byte_view
 from ddct_format.container.chunk_table import ChunkTable, chunk_count, parse_table
 from ddct_format.container.collector import collector_paused
 from ddct_format.container.digest import TensorHasher
-from ddct_format.container.inflate import inflate
 from ddct_format.container.metadata import parse_metadata
 from ddct_format.container.preamble import PREAMBLE_SIZE, Preamble, parse_preamble
 from ddct_format.container.records import FileRecord, Metadata, TensorRecord
@@ -26,6 +25,8 @@ from ddct_format.limits import MAX_LAYERS
 
 if TYPE_CHECKING:
     from ddct_format.container.buffers import Buffer
+
+    Inflate = Callable[[Buffer, Sequence[int], Sequence[int], int, Buffer], bool]
 
 __all__ = ["DEFAULT_BUDGET", "ArchiveReader", "LayerCheck", "OnChunk"]
 
@@ -179,11 +180,12 @@ class ArchiveReader:
         skipped = begin * chunk_size
         return raw[start - skipped : stop - skipped]
 
-    def payload_into(self, name: str, layer: int, out: Buffer) -> None:
+    def payload_into(self, name: str, layer: int, out: Buffer, inflate: Inflate | None = None) -> None:
         """The raw payload of a tensor's layer into memory of the caller's, every chunk of it checked.
 
         Args:
             out: writable, contiguous, exactly as long as the payload.
+            inflate: does many chunks at once, where it can: see ``native/inflate.py``.
 
         Raises:
             As :meth:`payload` does, but never BudgetError.
@@ -201,7 +203,8 @@ class ArchiveReader:
                 stored = self.source.read_at(offsets[position], offsets[after] - offsets[position])
                 begin = (position - first) * chunk_size
                 part = target[begin : min(size, (after - first) * chunk_size)]
-                if not inflate(stored, offsets[position : after + 1], checksums[position:after], chunk_size, part):
+                where, sums = offsets[position : after + 1], checksums[position:after]
+                if inflate is None or not inflate(stored, where, sums, chunk_size, part):
                     for raw in self._chunks(first, size, position - first, after - first):
                         target[begin : begin + len(raw)] = raw
                         begin += len(raw)

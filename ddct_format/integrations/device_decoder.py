@@ -17,6 +17,7 @@ from ..backends.cuda.layer import LayerPlan, plan_layer
 from ..backends.cuda.part import Part
 from ..codec import dctq
 from ..container.records import TensorRecord
+from ..native.inflate import inflate
 from ..pipeline.archive import Archive
 from .parts import TensorPart
 
@@ -122,7 +123,7 @@ class DeviceDecoder:
         staged = lane.staged(size + _HEAD)
         memory = staged.numpy()
         if size:
-            self._archive.reader.payload_into(record.name, 0, memory[:size])
+            self._archive.reader.payload_into(record.name, 0, memory[:size], inflate)
         return staged, memory[:size]
 
     def _lane(self, device: torch.device) -> _Lane:

@@ -12,12 +12,12 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddct_format.container import inflate as module
-from ddct_format.container.inflate import inflate
 from ddct_format.container.reader import ArchiveReader
 from ddct_format.container.source import BytesSource
 from ddct_format.container.zstd_frame import compress, decompress
 from ddct_format.native import core
+from ddct_format.native import inflate as module
+from ddct_format.native.inflate import inflate
 
 CHUNK = 4096
 
@@ -94,5 +94,7 @@ def test_the_reader_reads_the_same_either_way() -> None:
             for tensor in reader.metadata.tensors:
                 for layer in range(len(tensor.layers)):
                     out = bytearray(tensor.layers[layer].size)
+                    reader.payload_into(tensor.name, layer, out, inflate)
+                    assert out == reader.payload(tensor.name, layer)
                     reader.payload_into(tensor.name, layer, out)
                     assert out == reader.payload(tensor.name, layer)

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ..native import core
+from . import core
 
 if TYPE_CHECKING:
-    from .buffers import Buffer
+    from ..container.buffers import Buffer
 
 __all__ = ["inflate"]
 
