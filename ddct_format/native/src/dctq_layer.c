@@ -58,6 +58,7 @@ static bool prepare_low_rank(dctq_layer *d, const int8_t *right) {
         }
         for (uint32_t term = 2 * pair; term < 2 * pair + 2 && term < d->rank; term++)
             d->wide[pair] = d->wide[pair] || d->multipliers[2 * term + 1] != 0; /* 255 * 128 fits 16 bits */
+        d->some_wide = d->some_wide || d->wide[pair];
     }
     return true;
 }

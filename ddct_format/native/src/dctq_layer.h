@@ -53,6 +53,7 @@ typedef struct dctq_layer {
     int32_t *right;      /* [pairs of terms][right_stride]: int16 of both, in the patches' order of columns */
     size_t right_stride; /* a multiple of 16 */
     bool wide[MAX_RANK / 2]; /* pairs of terms whose factors need more than 16 bits */
+    bool some_wide;
     size_t *row_order;       /* row of the view of each row of the patches; NULL: the identity */
     uint32_t *column_place;  /* column of the patches of each column of the view; NULL: the identity */
     float *delta;            /* [patch][delta_stride]: a tile, or with column_place a whole row of patches */

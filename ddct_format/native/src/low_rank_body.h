@@ -30,7 +30,8 @@ typedef i32_wide low_rank_sums[ROWS_AT_ONCE][VECTORS_AT_ONCE];
 
 INLINE void add_terms(low_rank_sums sums, const int32_t *factors, const int32_t *right) {
     i32_wide columns[VECTORS_AT_ONCE];
-    memcpy(columns, right, sizeof columns);
+    for (int v = 0; v < VECTORS_AT_ONCE; v++)
+        columns[v] = load_i32_wide(right + v * WIDE_LANES);
     for (int r = 0; r < ROWS_AT_ONCE; r++) {
         i32_wide factor = OF_WIDTH(broadcast)(factors[r]);
         for (int v = 0; v < VECTORS_AT_ONCE; v++)
@@ -45,21 +46,23 @@ INLINE void add_low_rank(const dctq_layer *d, uint64_t column, size_t count, flo
     enum { BLOCK = VECTORS_AT_ONCE * WIDE_LANES };
     for (size_t c = 0; c < count; c += BLOCK)
         for (uint32_t row = 0; row < d->patch; row += ROWS_AT_ONCE) {
-            low_rank_sums low = {{{0}}}, high = {{{0}}};
+            low_rank_sums sums = {{{0}}};
             const int32_t *right = d->right + column + c;
-            for (uint32_t pair = 0; pair < pairs; pair++, right += d->right_stride) {
-                add_terms(low, d->scratch->factors[0][pair] + row, right);
-                if (d->wide[pair])
-                    add_terms(high, d->scratch->factors[1][pair] + row, right);
+            if (d->some_wide) {
+                for (uint32_t pair = 0; pair < pairs; pair++)
+                    if (d->wide[pair])
+                        add_terms(sums, d->scratch->factors[1][pair] + row, right + pair * d->right_stride);
+                for (int r = 0; r < ROWS_AT_ONCE; r++)
+                    for (int v = 0; v < VECTORS_AT_ONCE; v++)
+                        sums[r][v] <<= 16;
             }
+            for (uint32_t pair = 0; pair < pairs; pair++)
+                add_terms(sums, d->scratch->factors[0][pair] + row, right + pair * d->right_stride);
             for (int r = 0; r < ROWS_AT_ONCE; r++)
                 for (int v = 0; v < VECTORS_AT_ONCE; v++) {
                     float *place = delta + (row + (uint32_t)r) * d->delta_stride + c + (size_t)v * WIDE_LANES;
-                    f32_wide product = OF_WIDTH(to_float)(low[r][v] + (high[r][v] << 16)), sum;
-                    memcpy(&sum, place, sizeof sum);
-                    product = product * d->low_rank_scale;
-                    sum = sum + product;
-                    memcpy(place, &sum, sizeof sum);
+                    f32_wide product = OF_WIDTH(to_float)(sums[r][v]) * d->low_rank_scale;
+                    store_f32_wide(place, load_f32_wide(place) + product);
                 }
         }
 }

@@ -8,6 +8,15 @@
 typedef uint16_t u16x8 __attribute__((vector_size(16)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 
+typedef int8_t i8x8 __attribute__((vector_size(8)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef int16_t i16x8 __attribute__((vector_size(16)));
+typedef int16_t i16x16 __attribute__((vector_size(32)));
+DEFINE_ACCESS(i8x8)
+DEFINE_ACCESS(i8x16)
+DEFINE_ACCESS(u16x8)
+DEFINE_ACCESS(u16x16)
+
 #define DEFINE_COLUMNS2(V)                                                                                          \
     INLINE void columns2_##V(const V *x, size_t step, V *out) {                                                     \
         V a = x[0] * 64, b = x[step] * 64;                                                                          \
@@ -36,19 +45,11 @@ DEFINE_COLUMNS(16, 8, u16x16)
 DEFINE_COLUMNS(32, 16, u16x16)
 
 INLINE u16x8 widen_levels8(const int8_t *levels) {
-    int8_t bytes __attribute__((vector_size(8)));
-    int16_t wide __attribute__((vector_size(16)));
-    memcpy(&bytes, levels, sizeof bytes);
-    wide = __builtin_convertvector(bytes, __typeof__(wide));
-    return (u16x8)wide;
+    return (u16x8)__builtin_convertvector(load_i8x8(levels), i16x8);
 }
 
 INLINE u16x16 widen_levels16(const int8_t *levels) {
-    int8_t bytes __attribute__((vector_size(16)));
-    int16_t wide __attribute__((vector_size(32)));
-    memcpy(&bytes, levels, sizeof bytes);
-    wide = __builtin_convertvector(bytes, __typeof__(wide));
-    return (u16x16)wide;
+    return (u16x16)__builtin_convertvector(load_i8x16(levels), i16x16);
 }
 
 /* Lanes 0 1 2 3 -> 0 2 1 3 in each four: what the second dimension multiplies by even and by odd rows are pairs then. */
@@ -62,14 +63,11 @@ INLINE u16x8 pair_up8(u16x8 v) {
 
 INLINE void store_pairs16(uint16_t *to, u16x16 v) {
 #if defined(USE_AVX2) || defined(USE_AVX512)
-    __m256i pairs = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16((__m256i)v, 0xD8), 0xD8);
-    memcpy(to, &pairs, sizeof pairs);
+    store_u16x16(to, (u16x16)_mm256_shufflehi_epi16(_mm256_shufflelo_epi16((__m256i)v, 0xD8), 0xD8));
 #else
-    u16x8 halves[2];
-    memcpy(halves, &v, sizeof v);
-    halves[0] = pair_up8(halves[0]);
-    halves[1] = pair_up8(halves[1]);
-    memcpy(to, halves, sizeof halves);
+    store_u16x16(to, v);
+    store_u16x8(to, pair_up8(load_u16x8(to)));
+    store_u16x8(to + 8, pair_up8(load_u16x8(to + 8)));
 #endif
 }
 
@@ -79,10 +77,8 @@ INLINE void transform_columns(uint32_t patch, const int8_t *levels, uint16_t *ha
         for (uint32_t i = 0; i < 8; i++)
             in[i] = widen_levels8(levels + 8 * i);
         columns8_u16x8(in, 1, out);
-        for (uint32_t n = 0; n < 8; n++) {
-            out[n] = pair_up8(out[n]);
-            memcpy(half + 8 * n, &out[n], sizeof out[n]);
-        }
+        for (uint32_t n = 0; n < 8; n++)
+            store_u16x8(half + 8 * n, pair_up8(out[n]));
         return;
     }
     for (uint32_t column = 0; column < patch; column += 16) {
@@ -106,7 +102,40 @@ typedef struct dequantiser {
 } dequantiser;
 
 /* The second dimension, for the first `height` rows. `pairs` are those that prepare_patches() makes. */
-#define DEFINE_ROWS(LANES)                                                                                              INLINE void dequantise##LANES(const dequantiser *how, i32x##LANES sums, size_t place, float *delta) {                   f32x##LANES values = to_float##LANES(sums);                                                                         if (how->affine) {                                                                                                      f32x##LANES ones;                                                                                                   memcpy(&ones, how->ones + place, sizeof ones);                                                                      values = values * how->step;                                                                                        ones = ones * how->minimum;                                                                                         values = values + ones;                                                                                             values = values * how->gain;                                                                                    } else {                                                                                                                values = values * how->scale;                                                                                   }                                                                                                                   memcpy(delta, &values, sizeof values);                                                                          }                                                                                                                   INLINE void transform_rows##LANES(uint32_t patch, const uint16_t *half, const uint32_t *pairs, uint32_t height,                                        const dequantiser *how, float *delta, size_t stride) {                                const uint32_t *odd_pairs = pairs + (patch / 4) * (patch / 2);                                                       for (uint32_t n = 0; n < height; n++, half += patch, delta += stride)                                                   for (uint32_t m = 0; m < patch / 2; m += LANES) {                                                                       i32x##LANES even = {0}, odd = {0}, factors;                                                                         for (uint32_t q = 0; q < patch / 4; q++) {                                                                              int32_t levels[2];                                                                                                  memcpy(levels, half + 4 * q, sizeof levels);                                                                        memcpy(&factors, pairs + q * (patch / 2) + m, sizeof factors);                                                      even = add_products##LANES(even, broadcast##LANES(levels[0]), factors);                                             memcpy(&factors, odd_pairs + q * (patch / 2) + m, sizeof factors);                                                  odd = add_products##LANES(odd, broadcast##LANES(levels[1]), factors);                                           }                                                                                                                   uint32_t mirrored = patch - LANES - m;                                                                              dequantise##LANES(how, even + odd, (size_t)n * patch + m, delta + m);                                               dequantise##LANES(how, reverse##LANES(even - odd), (size_t)n * patch + mirrored, delta + mirrored);             }                                                                                                           }
+#define DEFINE_ROWS(LANES)                                                                                          \
+    INLINE void dequantise##LANES(const dequantiser *how, i32x##LANES sums, size_t place, float *delta) {           \
+        f32x##LANES values = to_float##LANES(sums);                                                                 \
+        if (how->affine) {                                                                                          \
+            f32x##LANES ones = load_f32x##LANES(how->ones + place);                                                 \
+            values = values * how->step;                                                                            \
+            ones = ones * how->minimum;                                                                             \
+            values = values + ones;                                                                                 \
+            values = values * how->gain;                                                                            \
+        } else {                                                                                                    \
+            values = values * how->scale;                                                                           \
+        }                                                                                                           \
+        store_f32x##LANES(delta, values);                                                                           \
+    }                                                                                                               \
+    INLINE void transform_rows##LANES(uint32_t patch, const uint16_t *half, const uint32_t *pairs, uint32_t height, \
+                                      const dequantiser *how, float *delta, size_t stride) {                        \
+        const uint32_t *odd_pairs = pairs + (patch / 4) * (patch / 2);                                              \
+        for (uint32_t n = 0; n < height; n++, half += patch, delta += stride)                                       \
+            for (uint32_t m = 0; m < patch / 2; m += LANES) {                                                       \
+                i32x##LANES even = {0}, odd = {0}, factors;                                                         \
+                for (uint32_t q = 0; q < patch / 4; q++) {                                                          \
+                    int32_t levels;                                                                                 \
+                    memcpy(&levels, half + 4 * q, sizeof levels);                                                   \
+                    factors = load_i32x##LANES(pairs + q * (patch / 2) + m);                                        \
+                    even = add_products##LANES(even, broadcast##LANES(levels), factors);                            \
+                    memcpy(&levels, half + 4 * q + 2, sizeof levels);                                               \
+                    factors = load_i32x##LANES(odd_pairs + q * (patch / 2) + m);                                    \
+                    odd = add_products##LANES(odd, broadcast##LANES(levels), factors);                              \
+                }                                                                                                   \
+                uint32_t mirrored = patch - LANES - m;                                                              \
+                dequantise##LANES(how, even + odd, (size_t)n * patch + m, delta + m);                               \
+                dequantise##LANES(how, reverse##LANES(even - odd), (size_t)n * patch + mirrored, delta + mirrored); \
+            }                                                                                                       \
+    }
 DEFINE_ROWS(4)
 #if defined(USE_AVX2) || defined(USE_AVX512)
 DEFINE_ROWS(8)

@@ -5,6 +5,16 @@ typedef int32_t i32x8 __attribute__((vector_size(32)));
 typedef float f32x4 __attribute__((vector_size(16)));
 typedef float f32x8 __attribute__((vector_size(32)));
 
+/* Loads and stores of any alignment. Compilers copy a memcpy() of a vector in halves, and the load of the whole then waits. */
+#define DEFINE_ACCESS(VECTOR)                                                                                       \
+    typedef VECTOR any_##VECTOR __attribute__((aligned(1), may_alias));                                             \
+    INLINE VECTOR load_##VECTOR(const void *from) { return *(const any_##VECTOR *)from; }                           \
+    INLINE void store_##VECTOR(void *to, VECTOR v) { *(any_##VECTOR *)to = v; }
+DEFINE_ACCESS(i32x4)
+DEFINE_ACCESS(i32x8)
+DEFINE_ACCESS(f32x4)
+DEFINE_ACCESS(f32x8)
+
 #if defined(USE_SSE2) || defined(USE_AVX2) || defined(USE_AVX512)
 /* sum + low·low + high·high of each lane. */
 INLINE i32x4 add_products4(i32x4 sum, i32x4 a, i32x4 b) {
@@ -68,3 +78,5 @@ enum { WIDE_LANES = 4 };
 typedef i32x4 i32_wide;
 typedef f32x4 f32_wide;
 #endif
+DEFINE_ACCESS(i32_wide)
+DEFINE_ACCESS(f32_wide)
