@@ -23,9 +23,11 @@ void ddct_ulp_make_code(ddct_dtype type, uint32_t shift, ddct_ulp_code *code) {
 
 void ddct_ulp_groups(const ddct_ulp_code *code, const uint32_t *patterns, size_t count, uint32_t row_key,
                      const uint8_t *column_keys, const uint8_t group_of[DDCT_ULP_CONTEXTS], uint8_t *groups) {
+    /* Copies, for bytes that are stored could be part of *code for all that a compiler knows. */
+    const uint32_t fraction = code->fraction, largest = code->exponent_mask;
     for (size_t i = 0; i < count; i++) {
-        uint32_t exponent = patterns[i] >> code->fraction & code->exponent_mask;
-        uint32_t context = 4 * (code->exponent_mask - (exponent == 0 ? 1 : exponent)) + row_key;
+        uint32_t exponent = patterns[i] >> fraction & largest;
+        uint32_t context = 4 * (largest - (exponent == 0 ? 1 : exponent)) + row_key;
         groups[i] = group_of[context + (column_keys == NULL ? 0 : column_keys[i])];
     }
 }
