@@ -65,7 +65,7 @@ class SafetensorsFile:
     that are still being written does so in a process of its own.
 
     Args:
-        drop_cache: what is released for good leaves the operating system's page cache, too.
+        drop_cache: what is released for good, and all of it at the end, leaves the operating system's page cache, too.
 
     Attributes:
         path: as given.
@@ -159,6 +159,8 @@ class SafetensorsFile:
         # Where views are alive, the memory is unmapped together with the last of them.
         with suppress(BufferError):
             self._map.close()
+        if self._drop_cache:
+            drop_cached(self._descriptor)
         os.close(self._descriptor)
 
     def __enter__(self) -> Self:
