@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from report_pair import HOSTILE
 from safetensors.torch import load_file, save_file
 
 from ddct_format import errors, open_archive, pack, unpack
-from ddct_format.backends import get_backend
-from ddct_format.codec.dctq import build_sections, split_payload
-from ddct_format.encode.delta import analyse_delta, encode_delta
+from ddct_format.codec.dctq import DctqParams, split_payload
 from ddct_format.report.archive_report import ArchiveReport, report_archive
 from ddct_format.report.importance import encode_png, importance_map
 from ddct_format.report.page import page_pieces
@@ -146,21 +145,26 @@ def test_exact_archives_show_their_layer(pair: Path, tmp_path: Path) -> None:
     assert sum(found.parts.values()) == pytest.approx(found.file_size)
 
 
-def test_importance_is_shown_where_the_weights_are() -> None:
+def test_importance_is_shown_where_the_weights_are(tmp_path: Path) -> None:
     """Weight by weight: which patch it lies in once rows and columns are sorted, and what that patch's class costs."""
-    random = np.random.default_rng(0)
-    rows, cols = (np.exp(1.5 * random.standard_normal(size)).astype(np.float32) for size in (330, 250))
-    delta = (random.standard_normal((330, 250), dtype=np.float32) * rows[:, None] * cols).reshape(-1)
-    analysis = analyse_delta(delta, (330, 250))
-    assert analysis is not None
-    params, payload = encode_delta(delta, analysis, 0.5, get_backend("reference"))
+    random = torch.Generator().manual_seed(0)
+    rows, cols = (torch.exp(1.5 * torch.randn(size, generator=random)) for size in (330, 250))
+    change = torch.randn(330, 250, generator=random) * rows[:, None] * cols
+    save_file({"w": torch.zeros(330, 250)}, tmp_path / "base.safetensors")
+    save_file({"w": change}, tmp_path / "tuned.safetensors")
+    pack(tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", tmp_path / "t.ddct", bits=2)
+    with open_archive(tmp_path / "t.ddct") as archive:
+        record = archive.tensors["w"]
+        params = DctqParams.parse(record.layers[0].params, record.elements)
+        stored = split_payload(params, np.frombuffer(archive.reader.payload("w", 0), dtype=np.uint8))
     assert params.row_keys and params.col_keys and len(params.levels) > 1
-    stored = split_payload(params, np.concatenate([part.reshape(-1) for part in build_sections(params, payload)]))
     bits = [float(number + 1) for number in range(len(params.levels))]
     shown = importance_map(params, stored, bits, 330)
-    class_map = payload.class_map.reshape(params.grid.down, params.grid.across)
-    row_place, col_place = (np.argsort(np.argsort(k, kind="stable")) for k in (payload.row_keys, payload.col_keys))
-    assert np.array_equal(shown, class_map[np.ix_(row_place // 16, col_place // 16)] + 1)
+    grid = params.grid
+    class_map = stored.section("class_map").reshape(grid.down, grid.across)
+    keys = (stored.section("row_keys"), stored.section("col_keys"))
+    row_place, col_place = (np.argsort(np.argsort(key, kind="stable")) for key in keys)
+    assert np.array_equal(shown, class_map[np.ix_(row_place // grid.patch, col_place // grid.patch)] + 1)
     small = importance_map(params, stored, bits, 10)
     assert small.shape == (10, 10)
     assert small == pytest.approx(shown.reshape(10, 33, 10, 25).mean(axis=(1, 3)))
