@@ -4,8 +4,8 @@
 
 The pair has the tensors of Llama 3 70B: all 723 names, the two of 128256 x 8192 in full, and 1/PART of the rows of all
 others; with --part 1 it is the whole model, of 141 GB, and unpacking needs as much disk. The files are sparse: only the
-embedding and the head, whose deltas are real noise, and the norms have data; the rest are holes, which read as zeros
-and are kept from the base. Every command runs in a process of its own, whose largest resident set is printed, mapped
+embedding, whose delta is noise, and the norms have data; the rest are holes, which read as zeros and are kept from the
+base. Every command runs in a process of its own, whose largest resident set is printed, mapped
 pages included; the same for a pair of a few kB is what Python and the libraries take.
 """
 
@@ -34,6 +34,7 @@ __all__ = ["main", "make_sparse_pair", "measure"]
 
 HIDDEN, INNER, KEYS, VOCABULARY = 8192, 28672, 1024, 128256
 _BLOCK = 1 << 22
+_WITH_DATA = ("a.weight", "model.embed_tokens.weight")
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -115,7 +116,7 @@ def make_sparse_pair(folder: Path, shapes: Shapes) -> tuple[int, int]:
 
 
 def _write_sparse(path: Path, shapes: Shapes, model: str) -> None:
-    """A safetensors file with holes in the place of the layers' matrices."""
+    """A safetensors file with holes in the place of most matrices."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, shape in shapes.items():
@@ -136,7 +137,7 @@ def _write_sparse(path: Path, shapes: Shapes, model: str) -> None:
         start = file.tell()
         file.truncate(start + position)
         for name, shape in shapes.items():
-            if ".layers." in name and len(shape) == 2:
+            if len(shape) == 2 and name not in _WITH_DATA:
                 continue
             first, end = header[name]["data_offsets"]  # type: ignore[index]
             file.seek(start + first)
