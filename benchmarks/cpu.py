@@ -22,8 +22,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pairs import make_pair
-
 __all__ = ["main"]
 
 _PEERS = """
@@ -100,7 +98,8 @@ def main() -> None:
     for size in arguments.sizes:
         pair = arguments.work / f"pair-{size:g}"
         if not pair.is_dir():
-            make_pair(arguments.base, arguments.tuned, pair, size)
+            maker = [sys.executable, Path(__file__).with_name("pairs.py"), arguments.base, arguments.tuned, pair]
+            subprocess.run([*map(str, maker), "--size", str(size)], check=True, stdout=subprocess.DEVNULL)
         nbytes = sum(path.stat().st_size for path in (pair / "tuned").glob("*.safetensors"))
         print(f"\n{nbytes} bytes, {arguments.threads} threads\n")
         print("| | stored, of the fine-tune | pack: s | GB/s | resident, MiB | unpack: s | GB/s | resident, MiB |")
@@ -153,6 +152,7 @@ def _measure(
 
 
 def _run(command: Sequence[str], timeout: float) -> Run | str:
+    # A child's largest resident set is at least that of its parent: so nothing large is imported here.
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     usage = None

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import struct
 import subprocess
@@ -34,6 +33,16 @@ __all__ = ["main", "make_sparse_pair", "measure"]
 
 HIDDEN, INNER, KEYS, VOCABULARY = 8192, 28672, 1024, 128256
 _BLOCK = 1 << 22
+_RUNNER = """
+import os, subprocess, sys, time
+started = time.monotonic()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.monotonic() - started, usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""A child's largest resident set is at least that of its parent: so the parent is one that has imported little."""
+
 _WITH_DATA = ("a.weight", "model.embed_tokens.weight")
 Shapes = dict[str, tuple[int, ...]]
 
@@ -147,15 +156,11 @@ def _write_sparse(path: Path, shapes: Shapes, model: str) -> None:
 
 def measure(command: Sequence[str]) -> tuple[float, int]:
     """Seconds and largest resident set, in bytes, of a process."""
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {said.decode()[-500:]}")
-    return time.monotonic() - started, usage.ru_maxrss * 1024
+    result = subprocess.run([sys.executable, "-c", _RUNNER, *command], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {result.stderr[-500:]}")
+    seconds, resident = result.stdout.split()
+    return float(seconds), int(resident) * 1024
 
 
 def _many_tensors(path: Path, count: int) -> None:

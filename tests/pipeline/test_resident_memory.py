@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,15 @@ import pytest
 from ddct_format.checkpoint import SafetensorsWriter
 
 MEMORY = 128 << 20
+RUNNER = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""A child's largest resident set is at least that of its parent: so the parent is one that has imported little."""
+
 LARGE = (20_000, 13_000)
 """Of one tensor, 520 MB: four times the working set."""
 
@@ -40,11 +48,8 @@ def write_pair(folder: Path, shape: tuple[int, int], others: int) -> Path:
 def resident(*arguments: object) -> int:
     """The largest resident set of a command, in bytes."""
     command = [sys.executable, "-m", "ddct_format", *map(str, arguments), "--memory", str(MEMORY), "--threads", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * 1024
+    result = subprocess.run([sys.executable, "-c", RUNNER, *command], stdout=subprocess.PIPE, check=True)
+    return int(result.stdout) * 1024
 
 
 @pytest.mark.slow
