@@ -1,7 +1,7 @@
 """The codec's primitives, once per kind of hardware, bit for bit the same.
 
 ``reference`` (numpy) is slow and normative; ``cpu`` is the native core, or torch where that was not built; ``cuda``
-runs Triton kernels.
+is NVIDIA GPUs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from .interface import Backend
 __all__ = ["BACKENDS", "Backend", "get_backend"]
 
 BACKENDS = ("auto", "cpu", "cuda", "reference")
-"""Names of devices; ``cuda`` may be followed by a number, ``cuda:1``. ``auto`` is ``cuda`` where there is one."""
+"""Names of devices. ``cuda`` is all that are visible, ``cuda:1`` and ``cuda:0,2`` are those; they share a model by
+tensor. ``auto`` is ``cuda`` where there is one."""
 
 
 def get_backend(name: str) -> Backend:
@@ -29,9 +30,12 @@ def get_backend(name: str) -> Backend:
     if name.partition(":")[0] == "cuda":
         if find_spec("triton") is None:
             raise ConfigError(f"the device {name!r} needs Triton: install ddct[gpu], or use cpu")
-        from .cuda import CudaBackend, find_device
+        from .cuda import CudaBackend, SeveralCudaBackends, find_devices, limit_memory
 
-        return CudaBackend(find_device(name))
+        devices = find_devices(name)
+        limit_memory(devices)
+        backends = [CudaBackend(device) for device in devices]
+        return backends[0] if len(backends) == 1 else SeveralCudaBackends(backends)
     if name == "reference":
         from .reference import ReferenceBackend
 

@@ -20,10 +20,10 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 class _Device(click.ParamType[str]):
     """A device's name; whether the machine has it is found out when it is used."""
 
-    name = "auto|cpu|cuda[:N]|reference"
+    name = "auto|cpu|cuda[:N[,M]]|reference"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?|reference", value):
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3}(,\d{1,3})*)?|reference", value):
             self.fail(f"{value!r} is not one of {self.name}", param, ctx)
         return value
 
@@ -48,7 +48,12 @@ def _be_nice(ctx: click.Context, param: click.Parameter, value: int | None) -> N
 
 
 device_option: Decorator = click.option(
-    "--device", type=_Device(), default="cpu", show_default=True, help="Who computes; auto is cuda where there is one."
+    "--device",
+    type=_Device(),
+    default="cpu",
+    show_default=True,
+    help="Who computes; cuda is all GPUs, which share the tensors; auto is cuda where there is one. The variable "
+    "DDCT_GPU_MEMORY (such as 2G) limits what is taken of each GPU's memory.",
 )
 
 _RESOURCES: tuple[Decorator, ...] = (

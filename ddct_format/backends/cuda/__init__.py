@@ -1,8 +1,9 @@
-"""dctq.v1 on NVIDIA GPUs, in Triton: one kernel per file, ``layer`` puts them together, ``backend`` is the door."""
+"""dctq.v1 on NVIDIA GPUs: CUDA C++ for patches of 16, Triton for the rest; ``backend`` is the door."""
 
 from __future__ import annotations
 
 from .backend import CudaBackend
-from .device import find_device
+from .device import find_devices, limit_memory
+from .several import SeveralCudaBackends
 
-__all__ = ["CudaBackend", "find_device"]
+__all__ = ["CudaBackend", "SeveralCudaBackends", "find_devices", "limit_memory"]

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ... import native
 from ...codec.dctq import DctqParams, DctqPayload, StoredPayload, build_sections, split_payload
-from ..numpy_encoder import NumpyEncoder
+from ...codec.floats import FLOAT_WIDTHS
+from ...codec.patches import PatchGrid
+from ..encoder import Band
+from ..interface import Decoder
+from ..native_cpu import NativeCpuBackend
 from ..torch_cpu import TorchCpuBackend
-from .fused import FusedLayer
-from .layer import BITS, DeviceLayer, plan_layer
+from .encoder import DeviceEncoder
+from .fused import FusedLayer, FusedPlan
+from .layer import BITS, DeviceLayer, LayerPlan, plan_layer
+from .part import Part
 
 __all__ = ["CudaBackend"]
 
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-_WIDTHS = {"BF16": 2, "F16": 2, "F32": 4}
+_TILES = (32 << 20, 2 << 20)
+"""Bytes of the base that are on the device at a time; the second when there is not enough memory for the first."""
+_SLOTS = 2
+_portable = threading.Lock()  # Triton compiles when it first launches a kernel
 
 
-class CudaBackend(NumpyEncoder):
-    """Decodes and transforms on one CUDA device.
+class CudaBackend(DeviceEncoder):
+    """Decodes and transforms on one CUDA device, for any number of threads, each with a stream of its own.
 
     Args:
         device: where; tests may pass the CPU, on which Triton's interpreter runs the same kernels.
@@ -29,11 +40,21 @@ class CudaBackend(NumpyEncoder):
 
     name = "cuda"
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def delta(
+        self, base: npt.NDArray[np.uint8], base_dtype: str, target: npt.NDArray[np.uint8], dtype: str
+    ) -> npt.NDArray[np.float32]:
+        elements = target.size // FLOAT_WIDTHS[dtype]
+        return self.difference(Band(base, base_dtype, target, dtype, max(1, elements))).reshape(-1)
+
+    def coefficients(self, view: npt.NDArray[np.float32], grid: PatchGrid, transform: str) -> npt.NDArray[np.float32]:
+        with self.on_stream():
+            values = self._coefficients(self.upload(view), grid.patch, transform)
+            result: npt.NDArray[np.float32] = values.view(-1, grid.patch, grid.patch).cpu().numpy()
+        return result
 
     def decode_delta(self, params: DctqParams, payload: DctqPayload) -> npt.NDArray[np.float32]:
-        result: npt.NDArray[np.float32] = self._layer(params, _stored(params, payload)).delta().cpu().numpy()
+        with self.on_stream(), _portable:
+            result: npt.NDArray[np.float32] = self._layer(params, _stored(params, payload)).delta().cpu().numpy()
         return result
 
     def apply(
@@ -54,12 +75,10 @@ class CudaBackend(NumpyEncoder):
         base_dtype: str,
         dtype: str,
     ) -> npt.NDArray[np.uint8]:
-        try:
-            return self._apply_on_device(params, stored, base, base_dtype, dtype)
-        except torch.cuda.OutOfMemoryError:
-            # Other processes may hold the device's memory: the CPU gives the same bits, only later.
-            torch.cuda.empty_cache()
-            return TorchCpuBackend().apply_stored(params, stored, base, base_dtype, dtype)
+        out = np.empty(base.size // FLOAT_WIDTHS[base_dtype] * FLOAT_WIDTHS[dtype], dtype=np.uint8)
+        for _ in self.apply_bands(params, stored, base, base_dtype, dtype, out):
+            pass
+        return out
 
     def apply_bands(
         self,
@@ -70,40 +89,98 @@ class CudaBackend(NumpyEncoder):
         dtype: str,
         out: npt.NDArray[np.uint8],
     ) -> Iterator[int]:
-        out[:] = self.apply_stored(params, stored, base, base_dtype, dtype)
-        yield out.size
+        for tile in _TILES:
+            try:
+                steps = self._tiles(params, stored, base, base_dtype, dtype, out, tile)
+                while True:
+                    with self.stream_entered():  # not while the caller has its turn
+                        done = next(steps, None)
+                    if done is None:
+                        return
+                    yield done
+            except torch.cuda.OutOfMemoryError:
+                # Other processes may hold the device's memory: less of it gives the same bits, only later.
+                torch.cuda.empty_cache()
+        yield from _cpu().apply_bands(params, stored, base, base_dtype, dtype, out)
 
-    def _apply_on_device(
+    def _tiles(
         self,
         params: DctqParams,
         stored: StoredPayload,
         base: npt.NDArray[np.uint8],
         base_dtype: str,
         dtype: str,
-    ) -> npt.NDArray[np.uint8]:
-        layer = self._layer(params, stored)
-        before = self._upload(base)
-        after = before if base_dtype == dtype else self._empty(base.size // _WIDTHS[base_dtype] * _WIDTHS[dtype])
-        layer.apply(before.view(BITS[base_dtype]), base_dtype, after.view(BITS[dtype]), dtype)
-        result: npt.NDArray[np.uint8] = after.cpu().numpy()
-        return result
+        out: npt.NDArray[np.uint8],
+        tile: int,
+    ) -> Iterator[int]:
+        """Rows in tiles: while one is copied by the host, the next one is on its way."""
+        plan = plan_layer(params, stored, self.device)
+        grid = params.grid
+        before, after = grid.cols * FLOAT_WIDTHS[base_dtype], grid.cols * FLOAT_WIDTHS[dtype]
+        rows = max(grid.patch, tile // before // grid.patch * grid.patch)
+        if isinstance(plan, LayerPlan) or params.row_keys or rows >= grid.rows:
+            with _portable if isinstance(plan, LayerPlan) else nullcontext():
+                source = self.upload(base).view(BITS[base_dtype])
+                target = source if base_dtype == dtype else self._empty(grid.rows * after).view(BITS[dtype])
+                self._build(plan).apply(source, base_dtype, target, dtype)
+                result = target.view(-1).view(torch.uint8).cpu().numpy()
+            out[:] = result
+            yield out.size
+            return
+        layer = self._build(plan)
+        assert isinstance(layer, FusedLayer)
+        slots = [_Slot(rows * before, rows * after, self.device) for _ in range(min(_SLOTS, -(-grid.rows // rows)))]
+        under_way: list[tuple[_Slot, int, int]] = []
+        for number, first in enumerate(range(0, grid.rows, rows)):
+            slot, stop = slots[number % len(slots)], min(first + rows, grid.rows)
+            if len(under_way) == len(slots):
+                yield _collect(*under_way.pop(0), after, out)
+            slot.run(layer, base[first * before : stop * before], base_dtype, dtype, Part(first, stop, 0, grid.cols))
+            under_way.append((slot, first, stop))
+        for item in under_way:
+            yield _collect(*item, after, out)
 
     def _layer(self, params: DctqParams, stored: StoredPayload) -> DeviceLayer | FusedLayer:
-        plan = plan_layer(params, stored, self.device)
-        head = np.empty(plan.upload_size, dtype=np.uint8)
-        plan.write(head)
+        return self._build(plan_layer(params, stored, self.device))
+
+    def _build(self, plan: LayerPlan | FusedPlan) -> DeviceLayer | FusedLayer:
+        staged = torch.empty(plan.upload_size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        plan.write(staged.numpy())
         buffer = self._empty(plan.size)
-        buffer[: plan.upload_size].copy_(torch.from_numpy(head))
+        buffer[: plan.upload_size].copy_(staged, non_blocking=True)
         return plan.build(buffer)
 
     def _empty(self, size: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self.device)
 
-    def _upload(self, data: npt.NDArray[np.uint8]) -> torch.Tensor:
-        result = self._empty(data.size)
-        if data.size:
-            result.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-        return result
+
+class _Slot:
+    """Memory for one tile, on the device and pinned on the host."""
+
+    def __init__(self, before: int, after: int, device: torch.device) -> None:
+        self._source = torch.empty(before, dtype=torch.uint8, device=device)
+        self._target = torch.empty(after, dtype=torch.uint8, device=device)
+        self._sent = torch.empty(before, dtype=torch.uint8, pin_memory=True)
+        self.received = torch.empty(after, dtype=torch.uint8, pin_memory=True)
+        self.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def run(self, layer: FusedLayer, base: npt.NDArray[np.uint8], base_dtype: str, dtype: str, part: Part) -> None:
+        self._sent.numpy()[: base.size] = base
+        size = part.rows * part.cols * FLOAT_WIDTHS[dtype]
+        self._source[: base.size].copy_(self._sent[: base.size], non_blocking=True)
+        layer.apply(self._source, base_dtype, self._target, dtype, part)
+        self.received[:size].copy_(self._target[:size], non_blocking=True)
+        self.done.record()
+
+
+def _collect(slot: _Slot, first: int, stop: int, width: int, out: npt.NDArray[np.uint8]) -> int:
+    slot.done.synchronize()
+    out[first * width : stop * width] = slot.received.numpy()[: (stop - first) * width]
+    return stop * width
+
+
+def _cpu() -> Decoder:
+    return TorchCpuBackend() if native.core is None else NativeCpuBackend(native.core)
 
 
 def _stored(params: DctqParams, payload: DctqPayload) -> StoredPayload:

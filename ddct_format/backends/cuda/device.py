@@ -1,28 +1,53 @@
-"""Names of CUDA devices."""
+"""Names of CUDA devices, and how much of their memory may be used."""
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
 
 from ...errors import ConfigError
 
-__all__ = ["find_device"]
+__all__ = ["find_devices", "limit_memory"]
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def find_device(name: str) -> torch.device:
-    """The device ``cuda`` or ``cuda:n``.
+def find_devices(name: str) -> list[torch.device]:
+    """The devices of a name: ``cuda``, all that are visible; ``cuda:1``; ``cuda:0,2``.
 
     Raises:
-        ConfigError: there is no such device, or Triton is not installed.
+        ConfigError: there is no such device.
     """
-    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    match = re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", name)
     if match is None:
-        raise ConfigError(f"unknown device {name!r}; a CUDA device is called cuda or cuda:n")
+        raise ConfigError(f"unknown device {name!r}; CUDA devices are called cuda, cuda:n or cuda:n,m")
     if not torch.cuda.is_available():
         raise ConfigError(f"no CUDA device on this machine for {name!r}; use cpu")
-    index = int(match[1]) if match[1] else torch.cuda.current_device()
-    if index >= torch.cuda.device_count():
-        raise ConfigError(f"no device {name!r}: this machine has {torch.cuda.device_count()}, numbered from 0")
-    return torch.device("cuda", index)
+    count = torch.cuda.device_count()
+    numbers = sorted({int(number) for number in match[1].split(",")}) if match[1] else list(range(count))
+    if numbers[-1] >= count:
+        raise ConfigError(f"no device {name!r}: this machine has {count}, numbered from 0")
+    return [torch.device("cuda", number) for number in numbers]
+
+
+def limit_memory(devices: list[torch.device]) -> None:
+    """Allow this process no more memory of each device than the variable DDCT_GPU_MEMORY says, such as 2G.
+
+    What is held by the driver itself, a few hundred MiB, comes on top. Work that does not fit takes smaller tiles, and
+    in the end the CPU.
+
+    Raises:
+        ConfigError: the variable holds no size.
+    """
+    text = os.environ.get("DDCT_GPU_MEMORY", "")
+    if not text:
+        return
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([KMG]?)(?:IB|B)?", text.upper())
+    if match is None:
+        raise ConfigError(f"DDCT_GPU_MEMORY is {text!r}, not a size such as 512M or 2G")
+    limit = float(match[1]) * _UNITS[match[2]]
+    for device in devices:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)

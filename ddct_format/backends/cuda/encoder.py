@@ -1,0 +1,200 @@
+"""An encoder's primitives on the device, through torch; packing is the host's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ...codec.transform import analysis_matrix, basis_matrix
+from ..encoder import (
+    ACTIVITY_BINS,
+    BIN_EDGES,
+    LARGEST_MAGNITUDE,
+    AffineBand,
+    Band,
+    DeltaSums,
+    PowerStep,
+    QuantisedBand,
+    ResidualPlan,
+)
+from ..native_encoder import NativeEncoder
+
+__all__ = ["DTYPES", "DeviceEncoder"]
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_SYMBOLS = LARGEST_MAGNITUDE + 1
+
+Result = TypeVar("Result")
+
+
+class DeviceEncoder(NativeEncoder):
+    """Bands are uploaded through pinned memory, on a stream of the calling thread's own.
+
+    Where the device has no memory left, the host computes the band.
+
+    Args:
+        device: a CUDA device; tests may pass the CPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._local = threading.local()
+
+    def difference(self, band: Band) -> npt.NDArray[np.float32]:
+        return self._or_host(lambda: _host(self._delta(band)), lambda: super(DeviceEncoder, self).difference(band))
+
+    def delta_sums(self, band: Band) -> DeltaSums:
+        def compute() -> DeltaSums:
+            absolute = self._delta(band).abs()
+            largest = float(absolute.max()) if absolute.numel() else 0.0
+            if not np.isfinite(largest):
+                return DeltaSums(0.0, 0.0, largest, False)
+            wide = absolute.double()
+            return DeltaSums(float((wide * wide).sum()), float(wide.sum()), largest, True)
+
+        return self._or_host(compute, lambda: super(DeviceEncoder, self).delta_sums(band))
+
+    def power_step(self, band: Band, scale: float, vectors: npt.NDArray[np.float32]) -> PowerStep:
+        def compute() -> PowerStep:
+            matrix = self._delta(band) * scale
+            projected = matrix @ self.upload(vectors)
+            squares = (matrix * matrix).double()
+            return PowerStep(
+                _host(projected), _host(matrix.T @ projected), _host(squares.sum(dim=1)), _host(squares.sum(dim=0))
+            )
+
+        return self._or_host(compute, lambda: super(DeviceEncoder, self).power_step(band, scale, vectors))
+
+    def quantise(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> QuantisedBand:
+        def compute() -> QuantisedBand:
+            residual = self._delta(band) * plan.scale
+            if left.shape[1]:
+                residual = residual - self.upload(left) @ self.upload(plan.right)
+            if plan.col_order is not None:
+                residual = residual[:, self.upload(plan.col_order)]
+            values = self._coefficients(residual, plan.patch, plan.transform) * plan.unit
+            absolute = values.abs()
+            magnitudes = (absolute + (0.5 - plan.dead_zone)).clamp_max(LARGEST_MAGNITUDE).to(torch.uint8)
+            symbols = 2 * magnitudes - ((values > 0) & (magnitudes > 0)).to(torch.uint8)
+            activity = magnitudes.sum(dim=1, dtype=torch.int32)
+            bins = torch.bucketize(activity, torch.from_numpy(BIN_EDGES).to(self.device), right=True, out_int32=True)
+            joint = torch.where(activity == 0, 0, bins)[:, None] * _SYMBOLS + magnitudes
+            counts = torch.bincount(joint.reshape(-1), minlength=ACTIVITY_BINS * _SYMBOLS)
+            sums = torch.bincount(magnitudes.reshape(-1), absolute.reshape(-1).double(), minlength=_SYMBOLS)
+            return QuantisedBand(
+                symbols=_host(symbols),
+                activity=_host(activity),
+                counts=_host(counts).reshape(ACTIVITY_BINS, -1),
+                sums=_host(sums),
+                energy=float((absolute * absolute).sum(dtype=torch.float64)),
+            )
+
+        return self._or_host(compute, lambda: super(DeviceEncoder, self).quantise(band, plan, left))
+
+    def patch_energies(self, band: Band, patch: int) -> npt.NDArray[np.float64]:
+        def compute() -> npt.NDArray[np.float64]:
+            patches = _cut(self._delta(band), patch).double()
+            return _host((patches * patches).sum(dim=(1, 2)))
+
+        return self._or_host(compute, lambda: super(DeviceEncoder, self).patch_energies(band, patch))
+
+    def quantise_affine(
+        self, band: Band, patch: int, transform: str, scale: float, alphabets: npt.NDArray[np.uint8]
+    ) -> AffineBand:
+        def compute() -> AffineBand:
+            delta = self._delta(band) * scale
+            values = self._coefficients(delta, patch, transform)
+            sizes = self.upload(alphabets).float()[:, None]
+            coded, lowest, highest = sizes > 1, values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+            low = torch.where(coded, lowest, 0).half()
+            step = torch.where(coded, (highest - lowest) / (sizes - 1).clamp_min(1), 0).half()
+            minimum, width = low.float(), step.float()
+            ratio = torch.where(width > 0, (values - minimum) / torch.where(width > 0, width, 1), 0)
+            symbols = ratio.round().clamp_min(0).minimum(sizes - 1)
+            levels = torch.where(coded, symbols * width + minimum, 0).view(-1, patch, patch)
+            if transform != "none":
+                basis = torch.from_numpy(basis_matrix(transform, patch).astype(np.float32)).to(self.device)
+                levels = basis.T @ levels @ basis
+            decoded = _join(levels, *delta.shape).double()
+            return AffineBand(
+                symbols=_host(symbols.to(torch.uint8)),
+                minima=_host(low).reshape(-1),
+                steps=_host(step).reshape(-1),
+                magnitude=float(decoded.abs().sum()),
+                energy=float((decoded * decoded).sum()),
+                aligned=float((decoded * delta).sum()),
+            )
+
+        return self._or_host(
+            compute, lambda: super(DeviceEncoder, self).quantise_affine(band, patch, transform, scale, alphabets)
+        )
+
+    def upload(self, data: npt.NDArray[Any]) -> torch.Tensor:
+        """An array on the device; ordered before what follows on the thread's stream."""
+        source = np.ascontiguousarray(data)
+        staged = torch.empty(source.nbytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        staged.numpy()[:] = source.reshape(-1).view(np.uint8)
+        placed = staged.to(self.device, non_blocking=True)
+        return placed.view(torch.from_numpy(np.empty(0, dtype=source.dtype)).dtype).view(source.shape)
+
+    @contextmanager
+    def stream_entered(self) -> Iterator[None]:
+        """Work on the calling thread's stream."""
+        if self.device.type != "cuda":
+            yield
+            return
+        stream = getattr(self._local, "stream", None)
+        if stream is None:
+            stream = self._local.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+            yield
+
+    @contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """Work on the calling thread's stream; what was started on it is done in the end."""
+        with self.stream_entered():
+            yield
+            if self.device.type == "cuda":
+                torch.cuda.current_stream().synchronize()
+
+    def _or_host(self, compute: Callable[[], Result], on_host: Callable[[], Result]) -> Result:
+        try:
+            with self.on_stream():
+                return compute()
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return on_host()
+
+    def _delta(self, band: Band) -> torch.Tensor:
+        target = self.upload(band.target).view(DTYPES[band.dtype]).float()
+        return (target - self.upload(band.base).view(DTYPES[band.base_dtype]).float()).view(-1, band.cols)
+
+    def _coefficients(self, view: torch.Tensor, patch: int, transform: str) -> torch.Tensor:
+        patches = _cut(view, patch)
+        if transform != "none":
+            analysis = torch.from_numpy(analysis_matrix(transform, patch).astype(np.float32)).to(self.device)
+            patches = analysis @ patches @ analysis.T
+        return patches.reshape(len(patches), -1)
+
+
+def _cut(view: torch.Tensor, patch: int) -> torch.Tensor:
+    down, across = -(-view.shape[0] // patch), -(-view.shape[1] // patch)
+    padded = torch.nn.functional.pad(view, (0, across * patch - view.shape[1], 0, down * patch - view.shape[0]))
+    return padded.view(down, patch, across, patch).transpose(1, 2).reshape(-1, patch, patch)
+
+
+def _join(patches: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
+    patch = patches.shape[1]
+    across = -(-cols // patch)
+    return patches.view(-1, across, patch, patch).transpose(1, 2).reshape(-1, across * patch)[:rows, :cols]
+
+
+def _host(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    result: npt.NDArray[Any] = tensor.cpu().numpy()
+    return result
