@@ -194,6 +194,13 @@ class ArchiveWriter:
             spool.begin()
             spool.extend(payload)
 
+    def discard_layers(self) -> None:
+        """Forget all tensors that were appended, to begin again with the first; side files stay."""
+        self._check_open()
+        for spool in self._layer_spools:
+            spool.file.close()
+        self._layer_spools = []
+
     def seal(self, metadata: Metadata, check: Callable[[Path], None] | None = None) -> SealedArchive:
         """Write the archive, put it on disk and give it its name.
 

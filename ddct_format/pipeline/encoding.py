@@ -41,12 +41,19 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A tensor ready to be written: its record, and its payloads layer by layer."""
+    """A tensor ready to be written.
+
+    Attributes:
+        payloads: layer by layer.
+        noise, energy: Σ(t−d)² and Σ(t−b)², d being the lossy layer's result.
+        stored: bytes that count for a target: the first layer's, with its entries in the chunk table.
+    """
 
     record: TensorRecord
     payloads: tuple[StoredPayload, ...] = ()
     noise: float = 0.0
     energy: float = 0.0
+    stored: int = 0
 
 
 class Encoding:
@@ -133,8 +140,7 @@ class Encoding:
             if sample is not None:
                 return self._draft_sample(name, sample, errors, workspace)
             item = self._encode(name, workspace, draft=not errors)
-            stored = sum(p.stored_size + _CHUNK_ENTRY_BYTES * len(p.chunks) for p in item.payloads)
-            return Draft(item.record, stored, item.noise, item.energy)
+            return Draft(item.record, item.stored, item.noise, item.energy)
 
         found = dict(zip(drafted, self._each(draft, drafted), strict=True))
         for name in names:
@@ -246,7 +252,10 @@ class Encoding:
             ),
             error=_four_digits(result.noise / result.energy if result.energy else 0.0) if added else None,
         )
-        return Encoded(record, payloads, result.noise, result.energy)
+        # An exact preset's layers all count; one on top of a lossy layer does not.
+        counted = payloads if self.presets[name].exact else payloads[:1]
+        stored = sum(p.stored_size + _CHUNK_ENTRY_BYTES * len(p.chunks) for p in counted)
+        return Encoded(record, payloads, result.noise, result.energy, stored)
 
     def _encode_stored(
         self, name: str, base: TensorData | None, target: TensorData, draft: bool, workspace: Workspace

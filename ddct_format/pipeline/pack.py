@@ -35,6 +35,9 @@ from .verify import check_decoding
 
 __all__ = ["PackReport", "pack"]
 
+_MOST_PASSES = 4
+"""One is the rule; more where a target was missed that was searched for on samples."""
+
 Result = TypeVar("Result")
 
 
@@ -169,16 +172,22 @@ def pack(
         def head_size(records: Sequence[TensorRecord]) -> int:
             return PREAMBLE_SIZE + len(compress(serialise_metadata(describe(records)), effort="max"))
 
-        choose_steps(encoding, head_size, progress)
-        records = []
-        noise = energy = 0.0
-        tally = Tally(target_model.nbytes, "packing", progress)
-        for item in encoding.encode_all(list(encoding.presets)):
-            for layer, payload in enumerate(item.payloads):
-                writer.append(layer, payload)
-            records.append(item.record)
-            noise, energy = noise + item.noise, energy + item.energy
-            tally.add(item.record.nbytes)
+        forecast = choose_steps(encoding, head_size, progress)
+        for _ in range(_MOST_PASSES):
+            writer.discard_layers()
+            records = []
+            noise = energy = 0.0
+            tally = Tally(target_model.nbytes, "packing", progress)
+            for item in forecast.encode_all():
+                for layer, payload in enumerate(item.payloads):
+                    writer.append(layer, payload)
+                records.append(item.record)
+                noise, energy = noise + item.noise, energy + item.energy
+                tally.add(item.record.nbytes)
+            if not forecast.missed():
+                break
+        else:
+            raise ConfigError("no steps were found that meet the target", place=target_model.path)
         if max_error is not None:
             _at(out, lambda: check_errors(records, max_error))
         metadata = describe(records, noise, energy)

@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from .drafts import Draft
 from .encoding import Encoding
 from .progress import Progress, Tally
+from .steering import Forecast, Goal
 
 __all__ = ["choose_steps"]
 
@@ -29,11 +30,14 @@ def choose_steps(
     encoding: Encoding,
     metadata_size: Callable[[Sequence[TensorRecord]], int],
     progress: Progress | None = None,
-) -> None:
+) -> Forecast:
     """Set the steps of all tensors whose preset has a target; each preset's tensors meet it by themselves.
 
     Args:
         metadata_size: stored bytes of preamble and metadata of an archive of these tensors.
+
+    Returns:
+        what the final pass will come to.
 
     Raises:
         ConfigError: a target of the caller's own cannot be met. A preset's is met as far as its usual steps reach.
@@ -47,7 +51,7 @@ def choose_steps(
     searched = {group: [n for n in names if encoding.is_stored(n)] for group, names in groups.items()}
     todo = [name for names in searched.values() for name in names]
     if not todo:
-        return
+        return Forecast(encoding)
     size = sum(encoding.target.tensors[name].nbytes for name in todo)
     tally = Tally(size, "analysing", progress)
     for name in encoding.analyse(todo):
@@ -78,6 +82,10 @@ def choose_steps(
                 raise ConfigError(
                     f"{preset.name} cannot be met: the nearest is {found:.4g}", place=encoding.target.path
                 )
+
+    if not encoding.is_sampled:
+        return Forecast(encoding)
+    return Forecast(encoding, [measured.goal(group, targets[group]) for group in searches])
 
 
 def _search(preset: Preset) -> StepSearch:
@@ -122,6 +130,18 @@ class _Measured:
         error = None if item.record.error is None else int(self._encoding.target_digests[name][:4], 16) / 1e5
         self._records[name] = replace(item.record, error=error)
         self._stored[name], self._noise[name], self._energy[name] = item.stored, item.noise, item.energy
+
+    def goal(self, group: str, preset: Preset) -> Goal:
+        """What the final pass should come to."""
+        names = self._groups[group]
+        drafts = {name: Draft(self._records[name], self._stored[name]) for name in names}
+        if preset.error is not None:
+            return Goal(frozenset(names), drafts, preset.error, False, True)
+        assert preset.bits is not None
+        low, high = _BITS_WINDOW
+        elements = sum(record.elements for record in (self._records[name] for name in names))
+        size = preset.bits * elements / 8 - self._metadata_bytes * len(names) / len(self._records)
+        return Goal(frozenset(names), drafts, size, True, low * preset.bits <= self.bits(group) <= high * preset.bits)
 
     def bits(self, group: str) -> float:
         """Bits per weight of a group, with its share of the metadata by the number of tensors."""
