@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..codec import ulp
 from ..codec.symbols import pack_sparse
-from ..codec.ulp import KEYS_PER_OCTAVE, MAX_BOUND, UlpParams
+from ..codec.ulp import KEYS_PER_OCTAVE, UlpParams
 from ..container.zstd_frame import compress
+from .pair import Release
+from .sampling import spread_rows
+from .ulp_pair import UlpPair
+from .workspace import Workspace
 
-__all__ = ["encode_exact"]
+__all__ = ["Kinds", "encode_exact"]
 
 _TABLE_BITS = 250
 _SYMBOL_BITS = 6
@@ -22,113 +25,107 @@ _LEAST_ZEROS = 0.35
 """Below this share of zeros, runs never pay."""
 _KEY_ROUNDS = 3
 _MAX_GROUPS = 64
-_SAMPLE = 1 << 22
+_SAMPLE = 1 << 20
+_SCALE_WEIGHTS = 1 << 18
 
 Histogram = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint8]
+Bytes = npt.NDArray[np.uint8]
+Kinds = tuple[bool, bool]
 
 
 def encode_exact(
-    before: npt.NDArray[np.uint8], before_dtype: str, target: npt.NDArray[np.uint8], dtype: str, cols: int
-) -> tuple[UlpParams, list[npt.NDArray[np.uint8]], float]:
+    before: Bytes,
+    before_dtype: str,
+    target: Bytes,
+    dtype: str,
+    cols: int,
+    *,
+    release: Release | None = None,
+    workspace: Workspace | None = None,
+    kinds: Kinds | None = None,
+) -> tuple[UlpParams, list[Bytes], float]:
     """Choose keys, groups and the way each group is written.
 
     Args:
         before: bytes of the tensor so far, of type ``before_dtype``.
         target: bytes of the tensor to restore, of type ``dtype``; at least one element.
         cols: columns of the view.
+        release: see :class:`TensorData`, of the target.
+        kinds: whether rows and columns have keys, if a sample has decided that.
 
     Returns:
         The layer's parameters, the sections of its payload, and an estimate of its stored size in bytes.
     """
-    patterns = ulp.predict(before, before_dtype, dtype)
-    rows = patterns.size // cols
-    plain = UlpParams(dtype, rows, cols, shift=_common_zeros(target, dtype))
-    symbols, lengths, values = ulp.residual_symbols(patterns, target, plain)
-
-    none = np.empty(0, dtype=np.uint8)
-    row_keys, col_keys = _keys(patterns, symbols, lengths, plain)
-    candidates = [(plain, none, none)]
-    if rows > 1 and cols > 1:
-        both = replace(plain, row_keys=True, col_keys=True)
-        candidates += [
-            (replace(plain, row_keys=True), row_keys, none),
-            (replace(plain, col_keys=True), none, col_keys),
-            (both, *_shared_range(row_keys, col_keys)),
-        ]
-    chosen: tuple[float, UlpParams, Keys, Keys, npt.NDArray[np.int16]] | None = None
-    for params, rows_sent, cols_sent in candidates:
-        contexts = params.contexts(patterns, rows_sent, cols_sent)
-        bounds, cost = _group(contexts, symbols, params.alphabet)
-        cost += _entropy_bits(np.bincount(rows_sent)) + _entropy_bits(np.bincount(cols_sent))
-        cost += _TABLE_BITS * (bool(rows_sent.size) + bool(cols_sent.size))
+    workspace = workspace or Workspace()
+    pair = UlpPair(before, before_dtype, target, dtype, cols, release)
+    candidates = [kinds] if kinds is not None else _candidates(pair.rows, cols)
+    scales = _scales(pair) if any(any(kind) for kind in candidates) else None
+    chosen: tuple[float, UlpParams, Keys, Keys, Counts] | None = None
+    for kind in candidates:
+        row_keys, col_keys = _keys(scales, kind)
+        counts = pair.count(row_keys, col_keys)
+        bounds, cost = _group(counts)
+        cost += _entropy_bits(np.bincount(row_keys)) + _entropy_bits(np.bincount(col_keys))
+        cost += _TABLE_BITS * (bool(row_keys.size) + bool(col_keys.size))
         if chosen is None or cost < chosen[0]:
-            chosen = (cost, replace(params, bounds=bounds), rows_sent, cols_sent, contexts)
+            params = replace(pair.plain, bounds=bounds, row_keys=kind[0], col_keys=kind[1])
+            chosen = (cost, params, row_keys, col_keys, counts)
     assert chosen is not None
-    cost, params, rows_sent, cols_sent, contexts = chosen
-    groups = params.groups(contexts)
-    members = [np.flatnonzero(groups == number) for number in range(len(params.bounds) + 1)]
-    written = [_write_group(symbols[places]) for places in members]
+    cost, params, row_keys, col_keys, counts = chosen
+    groups, extra = pair.scatter(params, row_keys, col_keys, counts, workspace)
+    written = list(workspace.spread(_write_group, groups))
     sparse = tuple(number for number, (runs, _) in enumerate(written) if runs is not None)
     run_counts = np.array([written[number][0].size for number in sparse], dtype="<u4")  # type: ignore[union-attr]
-    order = np.concatenate(members)
-    extra = ulp.write_extra_bits(values[order], lengths[order])
-    sections = [rows_sent, cols_sent, run_counts.view(np.uint8)]
+    sections = [row_keys, col_keys, run_counts.view(np.uint8)]
     for runs, stored in written:
         sections.extend([stored] if runs is None else [runs, stored])
     return replace(params, sparse=sparse), [*sections, extra], cost / 8 + extra.size
 
 
-def _common_zeros(target: npt.NDArray[np.uint8], dtype: str) -> int:
-    """Low bits that are zero in every pattern of the target: a bfloat16 model stored as float32 has sixteen."""
-    width = 4 if dtype == "F32" else 2
-    used = int(np.bitwise_or.reduce(target.view(f"<u{width}")))
-    most = 8 * width - 8
-    return min(most, (used & -used).bit_length() - 1) if used else most
+def _candidates(rows: int, cols: int) -> list[Kinds]:
+    """Whether rows and columns have keys."""
+    if min(rows, cols) == 1:
+        return [(False, False)]
+    return [(False, False), (True, False), (False, True), (True, True)]
 
 
-def _keys(
-    patterns: npt.NDArray[np.signedinteger[Any]],
-    symbols: npt.NDArray[np.uint8],
-    lengths: npt.NDArray[np.uint8],
-    params: UlpParams,
-) -> tuple[Keys, Keys]:
-    """The scale of the residuals of each row and column, as keys: a rank-one model of their size."""
-    none = np.empty(0, dtype=np.uint8)
-    code = ((symbols.astype(np.int32) + 1) >> 1) - (lengths.astype(np.int32) << params.mantissa)
-    exponents = params.contexts(patterns, none, none).astype(np.float32) / -KEYS_PER_OCTAVE
-    # A residual in ulps, times the size of one ulp: the size of the change itself. A large residual is a jump over
-    # many exponents, of which the change says nothing more.
-    size = np.ldexp(code.astype(np.float32), np.minimum(lengths, 8))
-    size *= np.exp2(np.clip(exponents - np.median(exponents), -60, 60))
-    size = size.reshape(params.rows, params.cols)
-    floor = max(float(size.mean()) * 2.0**-20, 1e-30)
-    rows = np.ones(params.rows, dtype=np.float32)
-    cols = np.ones(params.cols, dtype=np.float32)
+def _scales(pair: UlpPair) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The sizes of the residuals of each row and column: a rank-one model."""
+    sampled = pair.sizes(spread_rows(pair.rows, max(1, _SCALE_WEIGHTS // pair.cols), 1))
+    floor = max(float(sampled.mean()) * 2.0**-20, 1e-30)
+    cols = np.ones(pair.cols, dtype=np.float32)
     for _ in range(_KEY_ROUNDS):
-        rows = np.maximum((size @ (1 / cols)) / params.cols, floor)
-        cols = np.maximum(((1 / rows) @ size) / params.rows, np.float32(2.0**-20))
-    return _as_keys(rows), _as_keys(cols)
+        rows = np.maximum((sampled @ (1 / cols)) / pair.cols, floor)
+        cols = np.maximum(((1 / rows) @ sampled) / len(rows), np.float32(2.0**-20))
+    return np.maximum(pair.row_sizes((1 / cols).astype(np.float32)) / pair.cols, floor), cols.astype(np.float64)
 
 
-def _as_keys(scales: npt.NDArray[np.float32]) -> Keys:
+def _keys(scales: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None, kind: Kinds) -> tuple[Keys, Keys]:
+    none = np.empty(0, dtype=np.uint8)
+    if scales is None or not any(kind):
+        return none, none
+    rows, cols = (_as_keys(scale) for scale in scales)
+    if all(kind):
+        return rows - rows.min(), cols - cols.min()
+    return (rows, none) if kind[0] else (none, cols)
+
+
+def _as_keys(scales: npt.NDArray[np.float64]) -> Keys:
     keys = np.rint(KEYS_PER_OCTAVE * np.log2(scales))
     clipped: Keys = np.clip(keys - keys.max() + 255, 0, 255).astype(np.uint8)
     return clipped
 
 
-def _shared_range(row_keys: Keys, col_keys: Keys) -> tuple[Keys, Keys]:
-    return row_keys - row_keys.min(), col_keys - col_keys.min()
+def _group(counts: Counts) -> tuple[tuple[int, ...], float]:
+    """Merge neighbouring contexts while that saves bits; the bounds between the groups left, and the bits they cost.
 
-
-def _group(
-    contexts: npt.NDArray[np.int16], symbols: npt.NDArray[np.uint8], alphabet: int
-) -> tuple[tuple[int, ...], float]:
-    """Merge neighbouring contexts while that saves bits; the bounds between the groups left, and the bits they cost."""
-    joint = contexts.astype(np.int32) * alphabet + symbols
-    counts = np.bincount(joint, minlength=(MAX_BOUND + 1) * alphabet).reshape(MAX_BOUND + 1, alphabet)
+    Args:
+        counts: [contexts, symbols].
+    """
     present = np.flatnonzero(counts.any(axis=1))
-    matrix: Histogram = counts[np.ix_(present, counts.any(axis=0))].astype(np.float64)
+    matrix = counts[np.ix_(present, counts.any(axis=0))].astype(np.float64)
     parts: list[Histogram] = list(matrix)
     firsts = [int(context) for context in present]
     costs = _table_costs(matrix).tolist()

@@ -6,53 +6,56 @@ more than that from every residual.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
-from ..codec.dctq import MAX_MULTIPLIER_SUM, DctqParams, DctqPayload
+from ..codec.dctq import MAX_MULTIPLIER_SUM, DctqParams
 from ..codec.patches import PatchGrid
+from .delta import EncodedDelta
+from .factors import Factors
 
-__all__ = ["encode_low_rank"]
+__all__ = ["CHEAP_RANKS", "MOST_RANKS", "UnitCounts", "encode_low_rank", "take_rows"]
 
+MOST_RANKS = 136
+CHEAP_RANKS = 64
+"""What is looked for in a matrix that is decomposed as a whole, and in a larger one."""
 _PATCH = 32
 _RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-_EXACT_SIDE = 768
-"""Up to this many rows or columns a full decomposition is cheap; beyond it, a random projection finds the top."""
-_PROJECTED = 136
-_POWER_STEPS = 2
 _LARGEST_FACTOR = 127
 _SIDE_BITS = 120
 """What a term costs beside the entropy of its factors."""
 
 
-def encode_low_rank(
-    delta: npt.NDArray[np.float32], unit: npt.NDArray[np.float32]
-) -> tuple[DctqParams, DctqPayload] | None:
+UnitCounts = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""Sizes of one unit in the last place, and for how many elements."""
+
+
+def encode_low_rank(factors: Factors, power: int, unit_counts: UnitCounts) -> EncodedDelta | None:
     """The rank that saves the most bits of an exact layer on top; None if none does.
 
     Args:
-        delta: [rows, cols], finite.
-        unit: the size of one unit in the last place of each element, [rows, cols]: what is far below it is free anyway.
+        factors: of the delta times 2 to the power −``power``: the squares stay in range, and the decoder's arithmetic
+            sees the same integers.
+        unit_counts: of the delta's elements: what is far below a unit is free anyway.
     """
-    rows, cols = delta.shape
-    # Powers of two only: the squares stay in range, and the decoder's arithmetic sees the same integers.
-    power = int(np.frexp(float(np.abs(delta).max()))[1])
-    scaled = np.ldexp(delta, -power)
-    left, strengths, right = _decompose(scaled)
-    energy = float(np.square(scaled, dtype=np.float64).sum())
+    rows, cols = factors.row_squares.size, factors.col_squares.size
+    left, strengths, right = factors.left, factors.values.astype(np.float32), factors.vectors
+    energy = float(factors.row_squares.sum())
     if energy == 0:
         return None
     with np.errstate(over="ignore"):  # beyond a change that is far below all units
-        units, counts = np.unique(np.ldexp(unit, -power), return_counts=True)
+        units, counts = np.ldexp(unit_counts[0], -power), unit_counts[1]
 
     def exact_bits(remaining: float) -> float:
         """Bits of Gaussian residuals of this energy, counted in units in the last place."""
-        variance = max(remaining, 0.0) / delta.size
+        variance = max(remaining, 0.0) / (rows * cols)
         ratios = 2 * np.pi * np.e * variance / np.square(np.maximum(units, 1e-18), dtype=np.float64)
         return float(np.sum(counts * 0.5 * np.log2(1 + ratios)))
 
     best_bits, best = exact_bits(energy), 0
-    factors: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]] | None = None
+    terms: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]] | None = None
     worse = 0
     for rank in _RANKS:
         if rank >= strengths.size:
@@ -62,52 +65,32 @@ def encode_low_rank(
         remaining += _noise(strengths[:rank], left[:, :rank], right[:, :rank], quantised)
         bits = exact_bits(remaining) + _factor_bits(quantised[0]) + _factor_bits(quantised[1])
         if bits < best_bits:
-            best_bits, best, factors, worse = bits, rank, quantised, 0
+            best_bits, best, terms, worse = bits, rank, quantised, 0
         else:
             worse += 1
             if worse == 3:
                 break
-    if factors is None:
+    if terms is None:
         return None
-    left_q, right_q, weights = factors
+    left_q, right_q, weights = terms
     # As fine as the largest multiplier and their sum allow; each may be rounded up by a half.
     scale = max(float(weights.max()) / (2**16 - 1), float(weights.sum()) / (MAX_MULTIPLIER_SUM - best))
     if scale == 0:
         return None
     multipliers = np.rint(weights / scale).astype("<u2")
     params = DctqParams(PatchGrid(rows, cols, _PATCH), "none", "levels", ((0,),), rank=best)
-    payload = DctqPayload(
-        scales=np.array([0.0, np.ldexp(scale, power)], dtype="<f4"),
-        class_map=np.zeros(params.grid.count, dtype=np.uint8),
-        codes=(np.empty((0, _PATCH, _PATCH), dtype=np.uint8),),
-        multipliers=multipliers,
-        left=left_q.astype(np.int8),
-        right=right_q.astype(np.int8),
-    )
-    return params, payload
+    scales = np.array([0.0, np.ldexp(scale, power)], dtype="<f4")
+    sections = [scales, multipliers, left_q.T.astype(np.int8), right_q.T.astype(np.int8)]
+    return EncodedDelta(params, [np.ascontiguousarray(part).view(np.uint8).reshape(-1) for part in sections], [])
 
 
-def _decompose(
-    matrix: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """(left [rows, k], strengths [k], right [cols, k]): the strongest terms of the singular value decomposition."""
-    if matrix.shape[0] < matrix.shape[1]:
-        right, strengths, left = _decompose(matrix.T)
-        return left, strengths, right
-    if matrix.shape[1] <= _EXACT_SIDE:
-        # The Gram matrix loses the weakest terms to rounding; they are never sent.
-        squares, right = np.linalg.eigh((matrix.T @ matrix).astype(np.float64))
-        strengths = np.sqrt(np.maximum(squares[::-1], 0)).astype(np.float32)
-        right = right[:, ::-1].astype(np.float32)
-        left = np.divide(matrix @ right, strengths, out=np.zeros_like(matrix), where=strengths > 0)
-        return left, strengths, right
-    random = np.random.default_rng(0)
-    space = matrix @ random.standard_normal((matrix.shape[1], _PROJECTED), dtype=np.float32)
-    for _ in range(_POWER_STEPS):
-        space = matrix @ (matrix.T @ np.linalg.qr(space)[0])
-    basis = np.linalg.qr(space)[0]
-    inner, strengths, right = np.linalg.svd(basis.T @ matrix, full_matrices=False)
-    return basis @ inner, strengths, right.T
+def take_rows(encoded: EncodedDelta, rows: npt.NDArray[np.int64]) -> EncodedDelta:
+    """The low-rank product of some rows alone."""
+    params = encoded.params
+    scales, multipliers, left, right = encoded.sections
+    some = np.ascontiguousarray(left.reshape(params.rank, -1)[:, rows]).reshape(-1)
+    grid = PatchGrid(rows.size, params.grid.cols, _PATCH)
+    return EncodedDelta(replace(params, grid=grid), [scales, multipliers, some, right], [])
 
 
 def _quantise(

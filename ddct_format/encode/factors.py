@@ -65,12 +65,19 @@ class Factors:
         return Factors(self.values, self.left[rows], self.vectors, self.row_squares[rows], self.col_squares * share)
 
 
-def factorise(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, limit: int = RANK_LIMIT) -> Factors:
+def factorise(
+    pair: Pair,
+    scale: float,
+    encoder: Encoder,
+    workspace: Workspace,
+    limit: int = RANK_LIMIT,
+    large_limit: int = _LARGE_LIMIT,
+) -> Factors:
     """Randomised singular value decomposition with a fixed seed (Halko, Martinsson, Tropp 2011).
 
     Args:
         scale: what the delta is multiplied with first, so that its values can be squared.
-        limit: at most so many terms.
+        limit, large_limit: at most so many terms, of a matrix that is decomposed as a whole and of a larger one.
     """
     if pair.elements <= _WHOLE:
         matrix = encoder.difference(pair.band((0, pair.rows))) * np.float32(scale)
@@ -78,7 +85,7 @@ def factorise(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, 
     else:
         sample = pair.take(spread_rows(pair.rows, _SAMPLE_ROWS, 1))
         matrix = encoder.difference(sample.band((0, sample.rows))) * np.float32(scale)
-        vectors, found = _subspace(matrix, min(limit, _LARGE_LIMIT) + _OVERSAMPLING)
+        vectors, found = _subspace(matrix, large_limit + _OVERSAMPLING)
         vectors = vectors[:, : _above_noise(matrix, found) + _SPARE]
     vectors = np.ascontiguousarray(vectors)
 
@@ -133,6 +140,6 @@ def _subspace(matrix: Matrix, width: int) -> tuple[Matrix, npt.NDArray[np.float6
 
 def _above_noise(matrix: Matrix, values: npt.NDArray[np.float64]) -> int:
     """How many singular values are larger than those of noise with the energy that the terms leave."""
-    rest = float(np.square(matrix, dtype=np.float64).sum()) - float(np.square(values).sum())
+    rest = float(np.dot(matrix.reshape(-1), matrix.reshape(-1))) - float(np.square(values).sum())
     edge = max(rest, 0.0) / matrix.size * (matrix.shape[0] ** 0.5 + matrix.shape[1] ** 0.5) ** 2
     return int(np.count_nonzero(np.square(values) > _NOISE_EDGE * edge))

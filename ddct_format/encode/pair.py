@@ -11,12 +11,13 @@ import numpy.typing as npt
 from ..backends.encoder import Band
 from ..container.dtypes import DTYPE_BITS
 
-__all__ = ["Pair", "TensorData"]
+__all__ = ["Pair", "Release", "TensorData"]
 
 _BAND_WEIGHTS = 1 << 19
 """A band of bfloat16 pairs and its delta then stay within a core's second-level cache, or nearly."""
 
 Span = tuple[int, int]
+Release = Callable[[int, int], None]
 
 
 def _keep(start: int, stop: int) -> None:
@@ -35,7 +36,7 @@ class TensorData:
     dtype: str
     shape: tuple[int, ...]
     data: npt.NDArray[np.uint8]
-    release: Callable[[int, int], None] = field(default=_keep, compare=False)
+    release: Release = field(default=_keep, compare=False)
 
 
 class Pair:

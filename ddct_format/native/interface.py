@@ -144,6 +144,48 @@ class Encode(Protocol):
     ) -> tuple[float, float, float]:
         """Fills symbols, minima and steps; magnitude, energy, aligned."""
 
+    def ulp_count(
+        self,
+        before: Buffer,
+        target: Buffer,
+        type: int,
+        shift: int,
+        cols: int,
+        row_keys: Buffer,
+        col_keys: Buffer,
+        counts: Buffer,
+        /,
+    ) -> None:
+        """Add to ``counts``, int64 [1527, 256], how often each symbol of ulp.v1 stands in each context.
+
+        Args:
+            before: the prediction, rounded to the target's element type, which is ``type``.
+        """
+
+    def ulp_scatter(
+        self,
+        before: Buffer,
+        target: Buffer,
+        type: int,
+        shift: int,
+        cols: int,
+        row_keys: Buffer,
+        col_keys: Buffer,
+        group_of: Buffer,
+        symbols: Buffer,
+        places: Buffer,
+        extra: Buffer,
+        positions: Buffer,
+        /,
+    ) -> None:
+        """Write each symbol to the next place of its group, and its extra bits to the next position of its group.
+
+        Args:
+            group_of: uint8 [1527], the group of each context.
+            places, positions: int64 [256], of each group, in bytes of ``symbols`` and in bits of ``extra``, which is
+                zero where nothing was written.
+        """
+
     def pack_class(
         self, symbols: Buffer, class_map: Buffer, number: int, alphabet: int, sparse: bool, /
     ) -> tuple[bytes, bytes]:

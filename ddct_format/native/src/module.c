@@ -2,8 +2,11 @@
  * for what each does. A new part adds its method table here, to arguments.h and to pyproject.toml. */
 #include "arguments.h"
 
-static PyMethodDef *const parts[] = {dctq_methods, encode_methods, inflate_methods, instruction_set_methods,
-                                    symbol_methods, ulp_methods};
+static PyMethodDef *const parts[] = {
+    dctq_methods,   encode_methods,          encode_ulp_methods,
+    inflate_methods, instruction_set_methods, symbol_methods,
+    ulp_methods,
+};
 
 static int add_functions(PyObject *module) {
     choose_best_instruction_set();
