@@ -62,7 +62,7 @@ def encode_exactly(
         if lossy.layers[-1].digest == target_digest:
             return lossy
         exact, _ = _exact_layer(before, target.dtype, target, cols, target_digest, workspace)
-        return EncodedTensor("add", (*lossy.layers, exact), noise=lossy.noise, energy=lossy.energy)
+        return EncodedTensor("add", (*lossy.layers, exact), energy=lossy.energy)
     if base is None or not float_pair(base, target) or not target.data.size:
         return carry(target, target_digest, workspace)
     pair = Pair(base, target, (target.data.size * 8 // DTYPE_BITS[target.dtype] // cols, cols))

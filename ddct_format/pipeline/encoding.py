@@ -63,6 +63,7 @@ class Encoding:
         presets: the settings of each tensor, in the order of the archive.
         analyses: of the tensors whose preset has a target, once :meth:`analyse` has run; None: carried byte for byte.
         steps: their quantiser steps, as multiples of the delta's deviation.
+        exact: whether a layer on top restores every tensor: then the errors of :meth:`encode_all` are 0.
 
     Args:
         memory: bytes of working set. Tensors of which several fit are encoded at the same time; those that are larger
@@ -99,7 +100,7 @@ class Encoding:
         self._backend = backend
         self._threads = threads
         self._memory = memory
-        self._exact = exact
+        self.exact = exact
         self._plan = SamplePlan(1.0, {})
         self._samples: dict[str, Sample] = {}
         self._first = _first_of_equals(target, target_digests)
@@ -275,7 +276,7 @@ class Encoding:
             draft=draft,
         )
         # Targets are the lossy layer's: drafts need no exact one.
-        if not self._exact or draft:
+        if not self.exact or draft:
             return lossy
         return encode_exactly(base, target, digest, lossy, self._backend, workspace)
 

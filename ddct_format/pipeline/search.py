@@ -136,7 +136,7 @@ class _Measured:
         names = self._groups[group]
         drafts = {name: Draft(self._records[name], self._stored[name]) for name in names}
         if preset.error is not None:
-            return Goal(frozenset(names), drafts, preset.error, False, True)
+            return Goal(frozenset(names), drafts, preset.error, False, not self._encoding.exact)
         assert preset.bits is not None
         low, high = _BITS_WINDOW
         elements = sum(record.elements for record in (self._records[name] for name in names))
