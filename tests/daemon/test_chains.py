@@ -217,7 +217,7 @@ def survive_kills(world: World, kills: int) -> None:
 
 
 def test_kill_9_with_chains(world: World) -> None:
-    survive_kills(world, 4)
+    survive_kills(world, 3)
 
 
 @pytest.mark.slow

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from daemon_world import DigestTree, World
 
+from ddct_daemon.ledger import Ledger
+from ddct_daemon.state import Entry, Journal, Stage
+from ddct_daemon.status import describe
 from ddct_format import verify
 
 YEAR = 365 * 86400
@@ -64,6 +67,23 @@ def test_a_jump_between_sighting_and_publication_changes_nothing(
     assert world.leftovers() == []
 
 
+def test_waits_are_elapsed_time_whatever_the_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal(tmp_path / "journal") as journal:
+        ledger = Ledger(journal, lambda: None)
+        date = time.time()
+        monkeypatch.setattr(time, "time", lambda: date + 10 * YEAR)
+        ledger.fail(Entry("checkpoint-1", Stage.PACKED, "", "f", archive="a/b"), "the hub is away", at_least=40)
+        monkeypatch.undo()
+        assert 35 < ledger.waits["checkpoint-1"] <= 40
+        assert 35 < ledger.hub_closed_for <= 40
+        entry = ledger.entries["checkpoint-1"]
+        assert entry.retry_at > date + 9 * YEAR
+        assert "to publish again in 40 s" in describe(entry, date)
+        ledger.retry_now()
+        assert not ledger.waits
+
+
+@pytest.mark.slow
 def test_a_wait_that_began_in_the_far_future_does_not_last_until_then(
     world: World, set_clock: Callable[[int], object]
 ) -> None:
