@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import platform
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -100,32 +98,34 @@ def test_a_second_daemon_on_one_folder_with_another_state_says_so_and_ends(world
     assert first.poll() is None
 
 
-def test_a_worker_is_last_in_line_has_its_caps_and_sees_no_gpu(world: World) -> None:
-    text = world.config.read_text().replace("nice = 0", "nice = 7\nthreads = 3\nmemory_megabytes = 3000")
-    world.config.write_text(text)
+def test_a_worker_has_the_configured_threads_and_sees_no_gpu(world: World) -> None:
+    world.config.write_text(world.config.read_text().replace("nice = 0", "nice = 0\nthreads = 3"))
     world.start()
     world.write("checkpoint-1", 1)
     world.wait_for_stage("checkpoint-1", "packing")
-    priorities: list[tuple[int, int]] = []
-    libc, idle = ctypes.CDLL(None), 3 << 13
-
-    def look() -> bool:
-        for number, line in world.processes().items():
-            if "ddct_daemon.worker" in line:
-                with contextlib.suppress(OSError):
-                    ioprio = libc.syscall({"x86_64": 252, "aarch64": 31}[platform.machine()], 1, number)
-                    limits = Path(f"/proc/{number}/limits").read_text()
-                    environment = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
-                    if os.getpriority(os.PRIO_PROCESS, number) == 7 and "3000000000" in limits:
-                        priorities.append((7, ioprio))
-                        assert b"CUDA_VISIBLE_DEVICES=" in environment
-                        assert b"OMP_NUM_THREADS=3" in environment
-        return bool(priorities)
-
-    world.wait_for(look, "a worker with its limits")
-    assert priorities[-1] == (7, idle)
+    worker = world.freeze_worker()
+    environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+    os.kill(worker, signal.SIGCONT)
+    assert {b"CUDA_VISIBLE_DEVICES=", b"OMP_NUM_THREADS=3", b"OPENBLAS_NUM_THREADS=3"} <= set(environment)
     world.wait_for_stage("checkpoint-1", "published")
     world.stop()
+
+
+def test_a_worker_is_last_in_line_for_processor_and_disk_and_cannot_exceed_its_memory() -> None:
+    program = """
+import ctypes, os, platform
+from ddct_daemon.priority import limit_memory, lower_priority
+lower_priority(7)
+limit_memory(1_000_000_000)
+ioprio = ctypes.CDLL(None).syscall({"x86_64": 252, "aarch64": 31}[platform.machine()], 1, 0)
+try:
+    bytearray(2_000_000_000)
+except MemoryError:
+    print(os.nice(0), ioprio >> 13)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    idle = 3
+    assert done.stdout.split() == ["7", str(idle)]
 
 
 def test_a_rewrite_in_place_during_a_pack_discards_it_and_the_new_content_is_published(world: World) -> None:
