@@ -12,6 +12,7 @@ import pytest
 import ddct_daemon
 import ddct_format
 import ddct_format.hub
+import ddct_format.native
 
 PACKAGE = Path(ddct_format.__file__).parent
 DAEMON = Path(ddct_daemon.__file__).parent
@@ -127,6 +128,19 @@ def test_every_error_has_its_own_exit_status() -> None:
 def test_reading_an_archive_needs_no_torch() -> None:
     script = "import sys, ddct_format; ddct_format.open_archive; ddct_format.verify; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_decoding_on_the_cpu_needs_no_torch() -> None:
+    if ddct_format.native.core is None:
+        pytest.skip("the package was built without a C compiler: torch decodes")
+    vector = PACKAGE.parent / "spec" / "vectors" / "good" / "ulp-layers"
+    script = (
+        "import sys; from ddct_format.cli.main import cli\n"
+        f"cli.main(['verify', '{vector}.ddct', '--base', '{vector}.base.safetensors'], "
+        "standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
 def test_help_does_not_import_the_heavy_parts() -> None:

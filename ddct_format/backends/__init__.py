@@ -53,6 +53,8 @@ def get_backend(name: str) -> Backend:
 
 
 def _cuda_is_usable() -> bool:
+    if find_spec("triton") is None:
+        return False
     import torch
 
-    return torch.cuda.is_available() and find_spec("triton") is not None
+    return torch.cuda.is_available()
