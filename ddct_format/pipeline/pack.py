@@ -187,7 +187,8 @@ def pack(
             if not forecast.missed():
                 break
         else:
-            raise ConfigError("no steps were found that meet the target", place=target_model.path)
+            if forecast.must_be_met:
+                raise ConfigError(f"{settings.name} cannot be met: no steps were found", place=target_model.path)
         if max_error is not None:
             _at(out, lambda: check_errors(records, max_error))
         metadata = describe(records, noise, energy)

@@ -136,12 +136,13 @@ class _Measured:
         names = self._groups[group]
         drafts = {name: Draft(self._records[name], self._stored[name]) for name in names}
         if preset.error is not None:
-            return Goal(frozenset(names), drafts, preset.error, False, not self._encoding.exact)
+            return Goal(frozenset(names), drafts, preset.error, False, not self._encoding.exact, True)
         assert preset.bits is not None
         low, high = _BITS_WINDOW
         elements = sum(record.elements for record in (self._records[name] for name in names))
         size = preset.bits * elements / 8 - self._metadata_bytes * len(names) / len(self._records)
-        return Goal(frozenset(names), drafts, size, True, low * preset.bits <= self.bits(group) <= high * preset.bits)
+        reached = low * preset.bits <= self.bits(group) <= high * preset.bits
+        return Goal(frozenset(names), drafts, size, True, reached, preset.name not in PRESETS)
 
     def bits(self, group: str) -> float:
         """Bits per weight of a group, with its share of the metadata by the number of tensors."""

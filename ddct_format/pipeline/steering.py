@@ -35,6 +35,7 @@ class Goal:
         drafts: of each, at the steps that were chosen.
         target: bytes of payloads if ``in_bytes``, else the relative squared error.
         reached: whether the search found steps that meet it; if not, there is nothing to correct.
+        strict: whether it must be met at any price.
     """
 
     names: frozenset[str]
@@ -42,6 +43,7 @@ class Goal:
     target: float
     in_bytes: bool
     reached: bool
+    strict: bool
 
 
 class Forecast:
@@ -56,6 +58,8 @@ class Forecast:
         self._goals = [goal for goal in goals if goal.reached]
         self._expected = {name: float(draft.stored) for goal in goals for name, draft in goal.drafts.items()}
         self._done: dict[str, Encoded] = {}
+        self.must_be_met = False
+        """Whether a target that the last pass missed allows no exception."""
 
     def encode_all(self) -> Iterator[Encoded]:
         """Encode the model in the archive's order, changing steps on the way where that is needed."""
@@ -71,7 +75,7 @@ class Forecast:
 
     def missed(self) -> bool:
         """Whether the pass that has ended missed a target; steps are other ones then, for another pass."""
-        missed = False
+        missed = self.must_be_met = False
         for goal in self._goals:
             items = [self._done[name] for name in goal.names]
             if goal.in_bytes:
@@ -84,6 +88,7 @@ class Forecast:
                 (low, high), slope = _ERROR_MISSED, _ERROR_SLOPE
             if not low * goal.target <= found <= high * goal.target:
                 missed = True
+                self.must_be_met |= goal.strict
                 self._scale(goal.names, ((low + high) / 2 * goal.target / max(found, 1e-12)) ** (1 / slope))
         return missed
 
