@@ -1,16 +1,16 @@
 """What the GPU path reaches, as shares of the copy bandwidth measured in the same run; prints Markdown tables.
 
-Usage: python benchmarks/gpu.py [kernels] [mixes] [swap]
+Usage: python benchmarks/gpu.py [kernels] [encode] [mixes] [swap] [pipeline]
 
-Bytes are those that must move: packed payload in, base in, result out (decode); base and fine-tune in, payload out
-(encode). ``decode`` is the decoding kernel alone; ``all`` adds the class index, the expansion of sparse classes and
-the low-rank factors. Times are medians of CUDA-graph replays, so that they hold no launch gaps.
+Bytes are those that must move: packed payload in, base in, result out into a second buffer (decode); base and fine-tune
+in, a byte per symbol out (encode). ``decode`` is the decoding kernel alone; ``all`` adds the class index, the expansion
+of symbols and the low-rank factors. Their times are medians of CUDA-graph replays, so that they hold no launch gaps;
+``encode`` is the backend's call, with what it brings back to the host.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import statistics
 import sys
@@ -26,10 +26,12 @@ import torch
 import triton
 from safetensors.torch import load_file, save_file
 
-from ddct_format import apply
+from ddct_format import apply, pack, unpack
+from ddct_format.backends.cuda import CudaBackend
 from ddct_format.backends.cuda.digest import tensor_digests
 from ddct_format.backends.cuda.fused import FusedPlan
 from ddct_format.backends.cuda.layer import LayerPlan, plan_layer
+from ddct_format.backends.encoder import Band, ResidualPlan
 from ddct_format.codec.dctq import DctqParams, StoredPayload, split_payload
 from ddct_format.codec.patches import PatchGrid
 from ddct_format.codec.symbols import symbols_per_byte
@@ -190,6 +192,38 @@ def kernels(copy: float) -> None:
             )
 
 
+def encode(copy: float) -> None:
+    """The backend's arithmetic alone: data is on the device, and results stay there or are small."""
+    rows, cols = 2048, 8192
+    random = np.random.default_rng(0)
+    base = random.integers(0x3C00, 0x3D00, rows * cols, dtype=np.uint16)
+    target = base + random.integers(0, 2, rows * cols, dtype=np.uint16)
+    band = Band(base.view(np.uint8), "BF16", target.view(np.uint8), "BF16", cols)
+    backend = CudaBackend(torch.device("cuda", 0))
+    held = {id(data): backend.upload(data) for data in (band.base, band.target)}
+    plan = ResidualPlan(16, "dct", 1000.0, np.empty((0, cols), dtype=np.float32), None, 0.5, 0.2)
+    alphabets = np.where(random.random(rows * cols // 256) < 0.5, 4, 1).astype(np.uint8)
+    held[id(alphabets)] = backend.upload(alphabets)
+    upload = backend.upload
+    backend.upload = lambda data: held[id(data)] if id(data) in held else upload(data)  # type: ignore[method-assign]
+    work: dict[str, Callable[[], object]] = {
+        "balanced, without low-rank part": lambda: backend.quantise(band, plan, np.empty((rows, 0), dtype=np.float32)),
+        "paper": lambda: backend.quantise_affine(band, 16, "dct", 1000.0, alphabets),
+    }
+    print("| encode | weights | Gweights/s | of copy |\n|---|---|---|---|")
+    for name, call in work.items():
+        times = []
+        for _ in range(8):
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            call()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+        best = min(times)
+        rate = rows * cols / best
+        print(f"| {name} | {rows * cols / 1e6:.0f} M | {rate / 1e9:.1f} | {5 * rate / copy:.3f} |", flush=True)
+
+
 def mixes(copy: float) -> None:
     print("| model | preset | ms decode | of copy | ms all | of copy, all |\n|---|---|---|---|---|---|")
     for model, shapes in LLAMA.items():
@@ -254,11 +288,10 @@ def swap(copy: float) -> None:
 
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
-        threads = len(os.sched_getaffinity(0))
         for checks in (False, True):
             timed(
                 f"swap, digests of base and result {'checked' if checks else 'not checked'}",
-                lambda checks=checks: apply(model, archive, check_base=checks, verify=checks, threads=threads),
+                lambda checks=checks: apply(model, archive, check_base=checks, verify=checks),
                 lambda applied: applied.revert(),
             )
         print(
@@ -274,6 +307,36 @@ def swap(copy: float) -> None:
     print(f"\npeak host memory of the whole benchmark: {peak / 1e6:.1f} GB")
 
 
+def pipeline(_: float) -> None:
+    """A synthetic pair of two layers of a 7B Llama and its embeddings, from page cache to archive and back."""
+    shapes = [(4096, 4096)] * 8 + [(11008, 4096)] * 4 + [(4096, 11008)] * 2 + [(32000, 4096)]
+    torch.manual_seed(0)
+    print("| preset | weights | pack s | unpack s | archive MB | peak GPU GB |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        models: dict[str, dict[str, torch.Tensor]] = {"base": {}, "tuned": {}}
+        for number, shape in enumerate(shapes):
+            base = torch.randn(shape, device="cuda") * 0.02
+            change = torch.randn(shape, device="cuda") * 2e-4
+            change += torch.randn(shape[0], 8, device="cuda") @ torch.randn(8, shape[1], device="cuda") * 5e-5
+            models["base"][f"layer.{number}"] = base.bfloat16().cpu()
+            models["tuned"][f"layer.{number}"] = (base + change).bfloat16().cpu()
+        for name, tensors in models.items():
+            (Path(folder) / name).mkdir()
+            save_file(tensors, Path(folder) / name / "model.safetensors")
+        weights = sum(rows * cols for rows, cols in shapes)
+        for preset in ("paper", "balanced"):
+            torch.cuda.reset_peak_memory_stats()
+            archive = Path(folder) / f"{preset}.ddct"
+            paths = (Path(folder) / "base", Path(folder) / "tuned")
+            packed = pack(*paths, archive, preset=preset, device="cuda", verify=False)
+            unpacked = unpack(archive, paths[0], Path(folder) / preset, device="cuda")
+            print(
+                f"| {preset} | {weights / 1e6:.0f} M | {packed.seconds:.1f} | {unpacked.seconds:.1f} "
+                f"| {archive.stat().st_size / 1e6:.0f} | {torch.cuda.max_memory_allocated() / 1e9:.2f} |",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["kernels", "mixes"])
@@ -287,7 +350,7 @@ def main() -> None:
         f"copy {copy / 1e12:.2f} TB/s\n"
     )
     for part in arguments.parts:
-        {"kernels": kernels, "mixes": mixes, "swap": swap}[part](copy)
+        {"kernels": kernels, "encode": encode, "mixes": mixes, "swap": swap, "pipeline": pipeline}[part](copy)
         print()
 
 
