@@ -63,8 +63,9 @@ _RESOURCES: tuple[Decorator, ...] = (
         type=_Bytes(),
         default="1G",
         show_default=True,
-        help="Working set, beside what Python and its libraries take. No model or tensor is too large for it: large "
-        "tensors go through mapped files in bands, and more slowly the less memory there is.",
+        help="Working set, beside what Python and its libraries take. No model or tensor is too large to be "
+        "decoded in it: large tensors go through mapped files, in bands. Packing may take more for "
+        "tensors of gigabytes.",
     ),
     click.option(
         "--drop-cache",
