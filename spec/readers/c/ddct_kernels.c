@@ -362,14 +362,17 @@ INLINE uint32_t narrow_f32(float x) {
  * an element whose delta is zero keeps its own bits, NaN payloads included. */
 #define DEFINE_APPLY(NAME, BASE, WIDEN, TARGET, NARROW, SAME)                                                       \
     VECTORISED static void NAME(const void *base, const float *delta, void *out, size_t count) {                    \
-        const BASE *restrict b = base;                                                                              \
-        TARGET *restrict t = out;                                                                                   \
+        const uint8_t *restrict b = base;                                                                           \
+        uint8_t *restrict t = out;                                                                                  \
         for (size_t i = 0; i < count; i++) {                                                                        \
-            float before = WIDEN(b[i]);                                                                             \
+            BASE element;                                                                                           \
+            memcpy(&element, b + i * sizeof element, sizeof element); /* of any alignment */                        \
+            float before = WIDEN(element);                                                                          \
             float sum = before + delta[i];                                                                          \
             float after = delta[i] == 0.0f ? before : sum;                                                          \
             TARGET rounded = (TARGET)NARROW(after);                                                                 \
-            t[i] = SAME && delta[i] == 0.0f ? (TARGET)b[i] : rounded;                                               \
+            rounded = SAME && delta[i] == 0.0f ? (TARGET)element : rounded;                                         \
+            memcpy(t + i * sizeof rounded, &rounded, sizeof rounded);                                               \
         }                                                                                                           \
     }
 
