@@ -15,8 +15,9 @@ from .encoding import Encoded, Encoding
 
 __all__ = ["Forecast", "Goal"]
 
-_BITS_WINDOW = (0.985, 0.999)
-_BITS_MISSED = (0.98, 1.0)
+_BITS_WINDOW = (0.985, 0.997)
+_BITS_MISSED = (0.98, 0.9995)
+"""Never above the target, with a little for what the metadata may take beyond the forecast."""
 _ERROR_MISSED = (0.95, 1.0)
 _CHECKPOINTS = (0.5, 0.85)
 """Shares of the model's bytes after which the forecast is compared."""
