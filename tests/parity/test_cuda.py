@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"
 def kernels():
     from ddct_format.backends.cuda import CudaBackend
 
-    return CudaBackend(torch.device("cpu" if INTERPRETED else "cuda"))
+    return CudaBackend(torch.device("cpu") if INTERPRETED else torch.device("cuda", 0))
 
 
 def examples(on_device: int, interpreted: int) -> settings:
@@ -50,7 +50,7 @@ def examples(on_device: int, interpreted: int) -> settings:
 
 @pytest.mark.gpu
 @needs_kernels
-@examples(300, 25)
+@examples(300, 8)
 @given(layers(), st.sampled_from(DTYPES), st.sampled_from(DTYPES), st.integers(0, 2**32 - 1), st.booleans())
 def test_layers_decode_to_the_bytes_of_the_reference(
     layer: tuple[DctqParams, DctqPayload], base_dtype: str, dtype: str, seed: int, finite: bool
@@ -63,7 +63,7 @@ def test_layers_decode_to_the_bytes_of_the_reference(
 
 @pytest.mark.gpu
 @needs_kernels
-@examples(100, 10)
+@examples(100, 4)
 @given(layers())
 def test_deltas_are_equal_too(layer: tuple[DctqParams, DctqPayload]) -> None:
     params, payload = layer
@@ -105,6 +105,29 @@ def test_a_tensor_of_many_tiles_equals_the_reference(rank: int, keys: bool) -> N
     base = base_bytes(params.grid.rows * params.grid.cols, "BF16", 2, finite=True)
     ours = kernels().apply(params, payload, base, "BF16", "BF16")
     assert np.array_equal(ours, get_backend("cpu").apply(params, payload, base, "BF16", "BF16"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(INTERPRETED or not HAS_TRITON or not torch.cuda.is_available(), reason="no CUDA device")
+def test_kernels_that_are_damaged_in_the_cache_are_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ddct_format.backends.cuda import fused, nvrtc
+
+    if not nvrtc.find_nvrtc(torch.device("cuda", 0)):
+        pytest.skip("no NVRTC")
+    params, payload = large_layer(2, rows=64, cols=64)
+    base = base_bytes(64 * 64, "F16", 2, finite=True)
+    wanted = get_backend("reference").apply(params, payload, base, "F16", "F16")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        monkeypatch.setattr(nvrtc, "_loaded", {})
+        fused._load.cache_clear()
+        assert np.array_equal(kernels().apply(params, payload, base, "F16", "F16"), wanted)
+        images = list(tmp_path.rglob("*.cubin"))
+        assert images
+        for image in images:
+            image.write_bytes(image.read_bytes()[:100])
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")

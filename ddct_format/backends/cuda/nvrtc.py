@@ -80,11 +80,15 @@ def load_kernels(source: str, options: Sequence[str], device: torch.device) -> K
     with _lock:
         if key not in _loaded:
             architecture = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
-            _loaded[key] = Kernels(_compiled(source, [f"--gpu-architecture={architecture}", *options]))
+            every = [f"--gpu-architecture={architecture}", *options]
+            try:
+                _loaded[key] = Kernels(_compiled(source, every))
+            except NvrtcError:  # a damaged file in the cache
+                _loaded[key] = Kernels(_compiled(source, every, cached=False))
         return _loaded[key]
 
 
-def _compiled(source: str, options: Sequence[str]) -> bytes:
+def _compiled(source: str, options: Sequence[str], *, cached: bool = True) -> bytes:
     version = (ctypes.c_int(), ctypes.c_int())
     library = _library()
     if library is None:
@@ -93,9 +97,11 @@ def _compiled(source: str, options: Sequence[str]) -> bytes:
     identity = "\0".join([source, *options, str(version[0].value), str(version[1].value)])
     path = _cache_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()}.cubin"
     try:
-        return path.read_bytes()
+        if cached:
+            return path.read_bytes()
     except OSError:
-        image = _compile(library, source, options)
+        pass
+    image = _compile(library, source, options)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
