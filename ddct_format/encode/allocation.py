@@ -8,8 +8,10 @@ from math import exp, log
 
 __all__ = ["StepSearch", "relative_steps"]
 
-_SHARING = 0.6
+_SHARING = 0.8
 """The step follows a tensor's deviation to this power. At 1, all tensors get the same bits; at 0, the same error."""
+_COARSE_SHARING = 0.6
+"""Where hardly any value survives."""
 _BITS_TO_SCALE = ((0.05, 4.5), (0.25, 2.7), (0.5, 2.0), (1.0, 1.2), (2.0, 0.55), (3.0, 0.27), (8.0, 0.0085))
 _ERROR_TO_SCALE = ((0.0001, 0.02), (0.01, 0.3), (0.1, 1.0), (1.0, 2.5))
 _LARGEST_STRIDE = 1.5
@@ -17,15 +19,17 @@ _LOOSE_REACH = 1.5
 _SMALLEST_SCALE, _LARGEST_SCALE = 1e-3, 1e2
 
 
-def relative_steps(deviations: Mapping[str, float]) -> dict[str, float]:
+def relative_steps(deviations: Mapping[str, float], *, coarse: bool = False) -> dict[str, float]:
     """Each tensor's step at scale 1, as a multiple of its own deviation (spec/adr/0104-bit-allocation.md).
 
     Args:
         deviations: of the tensors' deltas; zero where nothing changed.
+        coarse: for targets at which hardly any value survives.
     """
+    power = _COARSE_SHARING if coarse else _SHARING
     logs = {name: log(deviation) for name, deviation in deviations.items() if deviation > 0}
     mean = sum(logs.values()) / max(len(logs), 1)
-    return {name: exp((_SHARING - 1) * (logs.get(name, mean) - mean)) for name in deviations}
+    return {name: exp((power - 1) * (logs.get(name, mean) - mean)) for name in deviations}
 
 
 class StepSearch:

@@ -60,7 +60,7 @@ def choose_steps(
     shares: dict[str, dict[str, float]] = {}
     for group, names in searched.items():
         matrices = {n: a.deviation for n in names if (a := encoding.analyses[n]) is not None and a.factors is not None}
-        shares[group] = {**dict.fromkeys(names, 1.0), **relative_steps(matrices)}
+        shares[group] = {**dict.fromkeys(names, 1.0), **relative_steps(matrices, coarse=targets[group].coarse)}
         if any(encoding.analyses[name] is not None for name in names):
             searches[group] = _search(targets[group])
     measured = _Measured(encoding, groups, metadata_size)

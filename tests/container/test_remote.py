@@ -78,9 +78,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.server.sent += len(body)  # before the client can have it, and ask for the sum
         self.wfile.write(body[: len(body) // 2] if cut else body)
         self.close_connection = self.close_connection or cut
-        self.server.sent += len(body)
 
 
 @pytest.fixture(scope="module")

@@ -245,6 +245,8 @@ def test_steps_grow_slower_than_deviations() -> None:
     assert shares["weak"] > 1 > shares["strong"]
     assert shares["weak"] * shares["strong"] == pytest.approx(1)
     assert shares["still"] == pytest.approx(1)
+    coarse = relative_steps({"weak": 1e-4, "strong": 1e-2}, coarse=True)
+    assert coarse["weak"] > shares["weak"] and coarse["strong"] < shares["strong"]
     assert relative_steps({}) == {}
 
 
