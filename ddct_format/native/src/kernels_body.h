@@ -17,6 +17,8 @@
 
 #include "ulp_body.h"
 
+#include "encode_pack_body.h"
+
 #include "encode_body.h"
 
 const kernel_table KERNEL_TABLE = {
