@@ -41,11 +41,11 @@ def write_checkpoint(directory: Path, step: int, seed: int, pause: Callable[[], 
 
 
 def torch_file() -> bytes:
-    """A zip file with the member that torch.save writes first."""
+    """A zip file with the member that torch.save writes first; the same bytes at any time."""
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
-        archive.writestr("archive/version", b"3\n")
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), b"\x80\x02}q\x00.")
+        archive.writestr(zipfile.ZipInfo("archive/version"), b"3\n")
     return raw.getvalue()
 
 
