@@ -128,6 +128,21 @@ except MemoryError:
     assert done.stdout.split() == ["7", str(idle)]
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the kernel does not schedule by sessions")
+@pytest.mark.parametrize(("own_session", "niceness"), [(True, "7"), (False, "0")])
+def test_a_worker_is_last_in_line_among_sessions_too_but_lowers_no_session_of_others(
+    own_session: bool, niceness: str
+) -> None:
+    lower = "from ddct_daemon.priority import lower_priority; lower_priority(7)"
+    program = f"{lower}; print(open('/proc/self/autogroup').read())"
+    if not own_session:
+        program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}], check=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, start_new_session=True
+    )
+    assert done.stdout.split()[1:] == ["nice", niceness]
+
+
 def test_a_rewrite_in_place_during_a_pack_discards_it_and_the_new_content_is_published(world: World) -> None:
     world.start()
     path = world.write("checkpoint-1", 1)
