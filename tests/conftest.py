@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 os.environ["DDCT_CACHE"] = "off"  # tests, and what they start, leave the user's cache alone
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # as the command line does; the tests themselves run in parallel
 
 
 @pytest.fixture(scope="session")

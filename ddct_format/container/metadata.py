@@ -21,6 +21,7 @@ from ddct_format.container.records import (
 from ddct_format.container.schema import check_metadata_object
 from ddct_format.container.strict_json import parse_json
 from ddct_format.container.usual_form import parse_usual_form
+from ddct_format.container.zstd_frame import compress
 from ddct_format.errors import InvalidError
 
 __all__ = [
@@ -30,10 +31,14 @@ __all__ = [
     "Quality",
     "ShardRecord",
     "TensorRecord",
+    "compress_metadata",
     "parse_metadata",
     "serialise_metadata",
     "target_ids",
 ]
+
+_MOST_EFFORT_UP_TO = 1 << 20
+"""Bytes: the metadata of thousands of tensors. Beyond, the weights are so many that a few bytes do not count."""
 
 
 def parse_metadata(raw: bytes) -> Metadata:
@@ -49,6 +54,11 @@ def parse_metadata(raw: bytes) -> Metadata:
         if target_ids(metadata.tensors) != metadata.target_ids:
             raise InvalidError("target.ids do not follow from the digests of the tensors")
     return metadata
+
+
+def compress_metadata(raw: bytes) -> bytes:
+    """Stored bytes of the raw metadata (spec section 4): in small archives each one is a weight's."""
+    return compress(raw, effort="max" if len(raw) <= _MOST_EFFORT_UP_TO else "default")
 
 
 def serialise_metadata(metadata: Metadata) -> bytes:

@@ -19,12 +19,12 @@ import google_crc32c
 from ddct_format.container.buffers import byte_view
 from ddct_format.container.chunk_table import build_table, parse_table, payload_sizes
 from ddct_format.container.digest import TensorHasher
-from ddct_format.container.metadata import parse_metadata, serialise_metadata
+from ddct_format.container.metadata import compress_metadata, parse_metadata, serialise_metadata
 from ddct_format.container.payload import StoredPayload, store_payload
 from ddct_format.container.preamble import PREAMBLE_SIZE, Preamble, build_preamble
 from ddct_format.container.publish import publish_file, temporary_path, write_all
 from ddct_format.container.records import FileRecord, Metadata
-from ddct_format.container.zstd_frame import Effort, compress
+from ddct_format.container.zstd_frame import Effort
 from ddct_format.errors import ArchiveError, InvalidError, OutputExistsError, StorageError
 from ddct_format.limits import MAX_CHUNK_SIZE, MAX_CHUNKS, MAX_LAYERS, MAX_METADATA_SIZE, MIN_CHUNK_SIZE
 
@@ -222,7 +222,7 @@ class ArchiveWriter:
         except ArchiveError as error:
             error.at(place=self.path)
             raise
-        stored = compress(raw, effort="max")
+        stored = compress_metadata(raw)
         stored_sizes, checksums = array("I"), array("I")
         for spool in self._spools():
             stored_sizes.extend(spool.stored_sizes)

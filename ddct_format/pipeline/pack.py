@@ -17,11 +17,10 @@ from .. import __version__
 from ..backends import get_backend
 from ..checkpoint import Checkpoint, default_cache, open_checkpoint
 from ..container.digest import model_id
-from ..container.metadata import serialise_metadata
+from ..container.metadata import compress_metadata, serialise_metadata
 from ..container.preamble import PREAMBLE_SIZE
 from ..container.records import FileRecord, Metadata, Quality, ShardRecord, TensorRecord, target_ids
 from ..container.writer import ArchiveWriter
-from ..container.zstd_frame import compress
 from ..encode.presets import DEFAULT_PRESET, KEEP_PRESETS, Preset, get_preset
 from ..errors import BaseMismatchError, ConfigError, DdctError
 from .archive import open_archive
@@ -170,7 +169,7 @@ def pack(
             return _metadata(encoding, settings.name, records, files, base_hint, noise / energy if energy else 0.0)
 
         def head_size(records: Sequence[TensorRecord]) -> int:
-            return PREAMBLE_SIZE + len(compress(serialise_metadata(describe(records)), effort="max"))
+            return PREAMBLE_SIZE + len(compress_metadata(serialise_metadata(describe(records))))
 
         forecast = choose_steps(encoding, head_size, progress)
         for _ in range(_MOST_PASSES):
