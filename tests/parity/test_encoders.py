@@ -11,6 +11,7 @@ import pytest
 
 from ddct_format.backends import get_backend
 from ddct_format.backends.encoder import ACTIVITY_BINS, Band, Encoder, ResidualPlan, activity_bins
+from ddct_format.backends.numpy_encoder import NumpyEncoder
 from ddct_format.codec.floats import float32_from_bytes, float32_to_bytes
 from ddct_format.codec.patches import PatchGrid, cut_patches
 from ddct_format.codec.symbols import pack_sparse, pack_symbols
@@ -130,6 +131,40 @@ def test_quantised_bands(
     sums = np.bincount(magnitudes.reshape(-1), weights=np.abs(values).reshape(-1), minlength=128)
     np.testing.assert_allclose(found.sums, sums, rtol=1e-4, atol=1e-3)
     assert found.energy == pytest.approx(float(np.square(values).sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(200, 712), (97, 331)])
+@pytest.mark.parametrize(("rank", "ordered"), [(0, False), (2, True)])
+@pytest.mark.parametrize("step", [1.5e-3, 6e-4])
+def test_bands_with_a_few_large_values(
+    encoder: Encoder, shape: tuple[int, int], rank: int, ordered: bool, step: float
+) -> None:
+    """Most magnitudes are up to 3, some up to 127 and beyond: what a quantiser's usual work looks like."""
+    random = np.random.default_rng(3)
+    base = random.normal(0, 0.05, shape).astype(np.float32)
+    delta = random.normal(0, 1e-3, shape).astype(np.float32)
+    delta[:64, :64] = 0
+    delta[random.random(shape) < 1e-4] *= 500
+    stored = float32_to_bytes(base.reshape(-1), "BF16")
+    target = float32_to_bytes((base + delta).reshape(-1), "BF16")
+    band = Band(stored, "BF16", target, "BF16", shape[1])
+    left = random.normal(0, 0.1, (shape[0], rank)).astype(np.float32)
+    right = random.normal(0, 0.1, (rank, shape[1])).astype(np.float32)
+    order = random.permutation(shape[1]).astype(np.int64) if ordered else None
+    plan = ResidualPlan(16, "dct", 1000.0, right, order, 65536 / (step * 1000), 0.2)
+    found, wanted = encoder.quantise(band, plan, left), NumpyEncoder().quantise(band, plan, left)
+    signed = [np.where(one.symbols % 2, 1, -1) * ((one.symbols.astype(int) + 1) // 2) for one in (found, wanted)]
+    apart = np.abs(signed[0] - signed[1])
+    assert apart.max() <= 1 and apart.mean() < 2e-3
+    assert found.activity.sum() == np.abs(signed[0]).sum()
+    assert np.array_equal(found.counts.sum(axis=0), np.bincount(np.abs(signed[0]).reshape(-1), minlength=128))
+    assert (
+        np.abs(found.counts - wanted.counts).sum()
+        <= 4 * np.count_nonzero(apart)
+        + 256 * np.count_nonzero(activity_bins(found.activity) != activity_bins(wanted.activity)) * 2
+    )
+    assert found.energy == pytest.approx(wanted.energy, rel=1e-3)
+    np.testing.assert_allclose(found.sums, wanted.sums, rtol=2e-2, atol=4 * 127.0)  # of values at a threshold
 
 
 def test_bins_are_half_octaves() -> None:

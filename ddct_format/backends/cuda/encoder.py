@@ -1,4 +1,4 @@
-"""An encoder's primitives on the device, through torch; packing is the host's."""
+"""An encoder's primitives on the device, through torch and, for the usual patches, ``encode.cu``; the host packs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ...codec.floats import FLOAT_WIDTHS
 from ...codec.transform import analysis_matrix, basis_matrix
 from ..encoder import (
     ACTIVITY_BINS,
@@ -24,10 +25,12 @@ from ..encoder import (
     ResidualPlan,
 )
 from ..native_encoder import NativeEncoder
+from .fused_encoder import MOST_AFFINE, Operands, encode_affine, encode_levels, fits
 
 __all__ = ["DTYPES", "DeviceEncoder"]
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_NARROW = {"BF16", "F16"}
 _SYMBOLS = LARGEST_MAGNITUDE + 1
 
 Result = TypeVar("Result")
@@ -73,11 +76,18 @@ class DeviceEncoder(NativeEncoder):
 
     def quantise(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> QuantisedBand:
         def compute() -> QuantisedBand:
-            residual = self._delta(band) * plan.scale
-            if left.shape[1]:
-                residual = residual - self.upload(left) @ self.upload(plan.right)
-            if plan.col_order is not None:
-                residual = residual[:, self.upload(plan.col_order)]
+            residual = None
+            if fits(plan.patch, plan.transform, self.device) and 0 <= plan.dead_zone <= 0.5:
+                plain = not left.shape[1] and plan.col_order is None and {band.base_dtype, band.dtype} <= _NARROW
+                if plain:
+                    operands = self._operands(band, plan.scale)
+                else:
+                    residual = self._residual(band, plan, left)
+                    operands = Operands(residual, "none", residual, "F32", left.shape[0], band.cols, 1.0)
+                found = encode_levels(operands, plan.unit, plan.dead_zone).collect()
+                if found is not None:
+                    return found
+            residual = self._residual(band, plan, left) if residual is None else residual
             values = self._coefficients(residual, plan.patch, plan.transform) * plan.unit
             absolute = values.abs()
             magnitudes = (absolute + (0.5 - plan.dead_zone)).clamp_max(LARGEST_MAGNITUDE).to(torch.uint8)
@@ -108,6 +118,9 @@ class DeviceEncoder(NativeEncoder):
         self, band: Band, patch: int, transform: str, scale: float, alphabets: npt.NDArray[np.uint8]
     ) -> AffineBand:
         def compute() -> AffineBand:
+            narrow = {band.base_dtype, band.dtype} <= _NARROW and int(alphabets.max(initial=0)) <= MOST_AFFINE
+            if narrow and fits(patch, transform, self.device):
+                return encode_affine(self._operands(band, scale), self.upload(alphabets)).collect()
             delta = self._delta(band) * scale
             values = self._coefficients(delta, patch, transform)
             sizes = self.upload(alphabets).float()[:, None]
@@ -174,6 +187,19 @@ class DeviceEncoder(NativeEncoder):
     def _delta(self, band: Band) -> torch.Tensor:
         target = self.upload(band.target).view(DTYPES[band.dtype]).float()
         return (target - self.upload(band.base).view(DTYPES[band.base_dtype]).float()).view(-1, band.cols)
+
+    def _operands(self, band: Band, scale: float) -> Operands:
+        base, target = (self.upload(data) for data in (band.base, band.target))
+        rows = band.target.size // (band.cols * FLOAT_WIDTHS[band.dtype])
+        return Operands(base, band.base_dtype, target, band.dtype, rows, band.cols, scale)
+
+    def _residual(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> torch.Tensor:
+        residual = self._delta(band) * plan.scale
+        if left.shape[1]:
+            residual = residual - self.upload(left) @ self.upload(plan.right)
+        if plan.col_order is not None:
+            residual = residual[:, self.upload(plan.col_order)]
+        return residual.contiguous()
 
     def _coefficients(self, view: torch.Tensor, patch: int, transform: str) -> torch.Tensor:
         patches = _cut(view, patch)

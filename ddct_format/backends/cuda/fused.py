@@ -19,7 +19,7 @@ from .part import Part
 
 __all__ = ["FusedLayer", "FusedPlan", "plan_fused"]
 
-_SOURCES = ("layer.cuh", "prepare.cu", "patch.cuh", "elements.cuh", "rows.cu", "tiles.cu")
+_SOURCES = ("warp.cuh", "layer.cuh", "prepare.cu", "patch.cuh", "elements.cuh", "rows.cu", "tiles.cu")
 _TYPES = {"none": 0, "BF16": 1, "F16": 2, "F32": 3}
 _SIZES = {"none": 4, "BF16": 2, "F16": 2, "F32": 4}
 _PATCH = 16

@@ -13,13 +13,6 @@
 // Lane 4g + t holds the levels of rows 4t to 4t+3 and columns 2g and 2g+1 of a patch, and the results of rows g and g+8
 // and columns 4t to 4t+3.
 
-typedef signed char i8;
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef long long i64;
-
 struct Class;
 struct Stream;
 
@@ -65,8 +58,6 @@ struct Stream { // symbols of a class; where they lie is told in bytes from `buf
     i64 alphabet, width, prepare_blocks, place_blocks;
 };
 
-#define THREADS 256
-#define WARPS (THREADS / 32)
 #define MAP_BLOCK 1024
 #define RUN_BLOCK 4096
 #define DENSE_BLOCK (THREADS * 16)
@@ -76,4 +67,3 @@ struct Stream { // symbols of a class; where they lie is told in bytes from `buf
 #define CODE_HIGH 8  // the bytes of levels are the high bytes of float16, whose low bytes are zero, not levels plus 128
 #define CODE_BITS 4
 #define CENTRE 2     // affine symbols are coded as levels -2 to 1, so that the first product needs no parts
-#define ALL 0xFFFFFFFFu

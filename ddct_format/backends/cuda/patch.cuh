@@ -15,13 +15,6 @@ __device__ __forceinline__ void load_basis(Basis& basis, const u32* table, int l
     }
 }
 
-__device__ __forceinline__ u32 permute(u32 low, u32 high, u32 selector)
-{
-    u32 result;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
-    return result;
-}
-
 __device__ __forceinline__ u32 choose(u32 first, u32 second, u32 mask) // bits of the first where the mask is set
 {
     u32 result;
@@ -93,29 +86,6 @@ __device__ __forceinline__ void unpack(
         to_halves(even, halves[0], halves[1]);
         to_halves(odd, halves[2], halves[3]);
     }
-}
-
-__device__ __forceinline__ void multiply(float (&sum)[4], const u32 (&a)[4], u32 b0, u32 b1)
-{
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ u32 pair(float low, float high)
-{
-    u32 result;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
-    return result;
-}
-
-__device__ __forceinline__ void pairs(const float (&left)[4], const float (&right)[4], u32 (&operand)[4])
-{
-    operand[0] = pair(left[0], left[1]);
-    operand[1] = pair(left[2], left[3]);
-    operand[2] = pair(right[0], right[1]);
-    operand[3] = pair(right[2], right[3]);
 }
 
 // integers[0..3]: row g, columns 4t to 4t+3; integers[4..7]: row g + 8.

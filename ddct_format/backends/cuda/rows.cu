@@ -23,11 +23,6 @@ __device__ __forceinline__ int swizzle(int row)
     return sizeof(ResultBits) == 2 ? (row & 3) * 2 + (row >> 2 & 1) : (row & 1) * 4 + (row >> 1 & 3);
 }
 
-__device__ __forceinline__ void copy_16(void* target, const void* source)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(target)), "l"(source));
-}
-
 // No column order: a warp takes strips through shared memory, where whole lines become the pieces that lanes hold; the
 // next strip is on its way meanwhile. Strips that are not whole are left to decode_edges.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) decode_rows(const __grid_constant__ Layer layer)
