@@ -24,7 +24,7 @@ def test_another_base_is_refused_before_anything_appears(tmp_path: Path, base: P
     before = listing(tmp_path)
     with pytest.raises(errors.BaseMismatchError, match="other contents") as caught:
         unpack(archive, other, tmp_path / "out")
-    assert caught.value.tensor == "conv.weight"
+    assert caught.value.tensor in base_model()  # all differ, and any may be reported (spec, section 9)
     assert caught.value.place == str(other)
     with pytest.raises(errors.BaseMismatchError):
         verify(archive, other)

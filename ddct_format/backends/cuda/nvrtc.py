@@ -81,14 +81,11 @@ def load_kernels(source: str, options: Sequence[str], device: torch.device) -> K
         if key not in _loaded:
             architecture = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
             every = [f"--gpu-architecture={architecture}", *options]
-            try:
-                _loaded[key] = Kernels(_compiled(source, every))
-            except NvrtcError:  # a damaged file in the cache
-                _loaded[key] = Kernels(_compiled(source, every, cached=False))
+            _loaded[key] = Kernels(_compiled(source, every))
         return _loaded[key]
 
 
-def _compiled(source: str, options: Sequence[str], *, cached: bool = True) -> bytes:
+def _compiled(source: str, options: Sequence[str]) -> bytes:
     version = (ctypes.c_int(), ctypes.c_int())
     library = _library()
     if library is None:
@@ -97,15 +94,16 @@ def _compiled(source: str, options: Sequence[str], *, cached: bool = True) -> by
     identity = "\0".join([source, *options, str(version[0].value), str(version[1].value)])
     path = _cache_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()}.cubin"
     try:
-        if cached:
-            return path.read_bytes()
+        digest, image = (stored := path.read_bytes())[:32], stored[32:]
+        if hashlib.sha256(image).digest() == digest:  # the driver crashes on a damaged one
+            return image
     except OSError:
         pass
     image = _compile(library, source, options)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(image)
+            file.write(hashlib.sha256(image).digest() + image)
         Path(file.name).replace(path)
     except OSError:  # a cache is a convenience
         pass
