@@ -53,7 +53,7 @@ def command(archive: str, list_tensors: bool, as_json: bool) -> None:
                 "stored": opened.reader.stored_size(record.name),
                 "error": record.error,
             }
-            for record in records.values()
+            for record in (records.values() if list_tensors else ())
         ]
     if as_json:
         print_json({**summary, "tensors": lines} if list_tensors else summary)

@@ -34,7 +34,10 @@ DEFAULT_BUDGET: Final = 8 << 30
 """Bytes that opening an archive, or reading one payload, may allocate unless the caller says otherwise."""
 
 LayerCheck = Callable[[TensorRecord, int], bool]
-"""Checks one layer of one tensor against its codec; raises UnsupportedError or InvalidError. False: it is skipped."""
+"""Checks one layer of one tensor against its codec; raises UnsupportedError or InvalidError. False: it is skipped.
+
+What it says of a tensor it says of all that differ in nothing but name and digests: it is asked about one of them.
+"""
 
 OnChunk = Callable[[int, int], None]
 """Told how many chunks are done, and how many there are."""
@@ -325,7 +328,13 @@ def _read_regions(source: Source, preamble: Preamble) -> tuple[bytes, bytes]:
 
 
 def _check_layers(metadata: Metadata, check_layer: LayerCheck) -> None:
+    # Parameters that are the same object are the same (usual_form.py), and live as long as the metadata do.
+    good: set[tuple[object, ...]] = set()
     for tensor in metadata.tensors:
+        layers = [(layer.codec, id(layer.params), layer.size, layer.must_understand) for layer in tensor.layers]
+        form = (tensor.op, tensor.dtype, tensor.base_dtype, tensor.shape, *layers)
+        if form in good:
+            continue
         for index in range(len(tensor.layers)):
             try:
                 if not check_layer(tensor, index):
@@ -333,6 +342,7 @@ def _check_layers(metadata: Metadata, check_layer: LayerCheck) -> None:
             except DdctError as error:
                 error.at(tensor=tensor.name)
                 raise
+        good.add(form)
 
 
 def _check_budget(needed: int, budget: int, what: str) -> None:

@@ -83,7 +83,7 @@ class Archive:
     def __init__(self, reader: ArchiveReader, place: str) -> None:
         self.reader = reader
         self.place = place
-        self.tensors: Mapping[str, TensorRecord] = {record.name: record for record in reader.metadata.tensors}
+        self.tensors: Mapping[str, TensorRecord] = reader.tensors
 
     def __enter__(self) -> Archive:
         return self

@@ -46,6 +46,11 @@ VALUES: list[Any] = [
 ]
 
 
+def compact(document: Any) -> bytes:
+    """As ``serialise_metadata`` writes JSON."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def by_the_rules(raw: bytes) -> Metadata | None:
     try:
         return check_metadata_object(parse_json(raw))
@@ -75,7 +80,7 @@ def test_both_read_the_same(written: Metadata) -> None:
 
 
 def test_what_ddct_writes_is_of_the_usual_form() -> None:
-    raw = json.dumps(DOCUMENT).encode()
+    raw = compact(DOCUMENT)
     found = parse_usual_form(raw)
     assert found is not None
     assert found == by_the_rules(raw)
@@ -104,19 +109,81 @@ def check_with(document: Any, path: tuple[Any, ...], name: str, value: Any) -> N
 
 
 def check(document: Any) -> None:
-    raw = json.dumps(document).encode()
+    for raw in (compact(document), json.dumps(document).encode()):
+        agree(raw)
+
+
+def agree(raw: bytes) -> None:
     found = parse_usual_form(raw)
     assert found is None or found == by_the_rules(raw)
 
 
-@settings(deadline=None)
+FRAGMENTS = [bytes([byte]) for byte in b'"{}[],:0123456789aex.-\\u \n\xff'] + [
+    *(b'"x":1', b',"x-a":1', b',"error":1e9', b"1e400", b"9007199254740993", b"-0", b"01", b"NaN", b"null", b"[[[]]]"),
+    *(
+        b'"tensors":[]',
+        b',"tensors":[]',
+        b"[1,[2]]",
+        b'{"a":1}',
+        b"\xc3\xa9",
+        b"},{",
+        b"]",
+        b'"}',
+        b'\\"',
+        b"0.5",
+        b"true",
+    ),
+]
+
+
+@settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_damaged_text_is_left_to_the_rules(data: st.DataObject) -> None:
-    raw = bytearray(json.dumps(DOCUMENT).encode())
+    raw = compact(DOCUMENT)
     for _ in range(data.draw(st.integers(1, 3))):
-        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.sampled_from(b'"{}[],:0123456789aex.-\\u\xff'))
-    found = parse_usual_form(bytes(raw))
-    assert found is None or found == by_the_rules(bytes(raw))
+        start = data.draw(st.integers(0, len(raw)))
+        stop = data.draw(st.integers(start, min(len(raw), start + 3)))
+        raw = raw[:start] + data.draw(st.sampled_from(FRAGMENTS)) + raw[stop:]
+    agree(raw)
+
+
+TENSOR = compact(DOCUMENT["tensors"][0])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        compact({**DOCUMENT, "tensors": []}).replace(b'"tensors":[]', b'"tensors":]'),
+        compact({**DOCUMENT, "tensors": []}).replace(b'"tensors":[]', b'"tensors":[' + TENSOR + b",]"),
+        compact({**DOCUMENT, "tensors": []}).replace(b'"tensors":[]', b'"tensors":[,' + TENSOR + b"]"),
+        compact(DOCUMENT)[:-1],
+        compact(DOCUMENT) + b" ",
+        compact(DOCUMENT) + b"}",
+        b"",
+        b"{}",
+        b"}",
+        compact({"tensors": DOCUMENT["tensors"]}),
+        compact(DOCUMENT).replace(b'"error":0.25},{', b'"error":1e400},{'),
+        compact(DOCUMENT).replace(b'"shape":[2,3]', b'"shape":[02,3]'),
+        compact(DOCUMENT).replace(b'"shape":[2,3]', b'"shape":[2,,3]'),
+        compact(DOCUMENT).replace(b'"shape":[2,3]', b'"shape":[16777216,16777217]'),
+        compact(DOCUMENT).replace(b'{"classes":[[0],[0,18]],"sparse":[1]}', b'{"classes":[[0],[0,18]],"classes":[1]}'),
+        compact(DOCUMENT).replace(b'{"classes":[[0],[0,18]],"sparse":[1]}', b'{"classes":0.5}'),
+        compact(DOCUMENT).replace(b'{"classes":[[0],[0,18]],"sparse":[1]}', b'{"classes":"}'),
+        compact({"x-a": {"tensors": DOCUMENT["tensors"]}, **DOCUMENT, "tensors": {}}),
+    ],
+)
+def test_what_only_looks_like_the_usual_form(raw: bytes) -> None:
+    assert parse_usual_form(raw) is None
+
+
+def test_tensors_elsewhere_are_not_taken_for_the_tensors() -> None:
+    for document in (
+        {"x-a": {"tensors": DOCUMENT["tensors"]}, **DOCUMENT},
+        {**DOCUMENT, "generator": compact(DOCUMENT).decode()[:200]},
+        {**DOCUMENT, "x-a": {"tensors": [1]}},
+    ):
+        agree(compact(document))
 
 
 @pytest.mark.parametrize(
