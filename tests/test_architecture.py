@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "backends": {"errors", "container", "native", "codec"},
     "encode": {"errors", "container", "native", "codec", "backends"},
     "checkpoint": {"errors", "limits", "container"},
-    "pipeline": {"errors", "limits", "container", "codec", "encode", "backends", "checkpoint"},
+    "pipeline": {"errors", "limits", "container", "native", "codec", "encode", "backends", "checkpoint"},
     "hub": {"errors", "limits", "container", "pipeline"},
     "report": {"errors", "limits", "container", "codec", "encode", "backends", "checkpoint", "pipeline"},
     "integrations": {"errors", "container", "native", "codec", "backends", "pipeline"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ddct_format.container.buffers import byte_view
@@ -19,11 +19,16 @@ LEAF_SIZE: Final = 65536
 
 
 class TensorHasher:
-    """The digest ``sha256-64k`` of bytes that arrive in pieces of any size."""
+    """The digest ``sha256-64k`` of bytes that arrive in pieces of any size.
 
-    __slots__ = ("_leaf", "_leaf_size", "_leaves", "_size")
+    Args:
+        many: the digests of some of the first leaves of a buffer, perhaps none: see ``native/digest.py``.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_leaf", "_leaf_size", "_leaves", "_many", "_size")
+
+    def __init__(self, many: Callable[[Buffer], bytes] | None = None) -> None:
+        self._many = many
         # The outer hash begins with the total size, so that leaf digests wait here until the end:
         # 32 bytes for each 64 KiB.
         self._leaves = bytearray()
@@ -37,6 +42,12 @@ class TensorHasher:
         self._size += len(view)
         start = 0
         while start < len(view):
+            if self._many is not None and not self._leaf_size and len(view) - start >= LEAF_SIZE:
+                digests = self._many(view[start:])
+                self._leaves += digests
+                start += len(digests) // 32 * LEAF_SIZE
+                if digests:
+                    continue
             piece = view[start : start + LEAF_SIZE - self._leaf_size]
             self._leaf.update(piece)
             self._leaf_size += len(piece)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from ..backends.interface import Backend
 from ..codec import dctq, raw
 from ..codec.floats import FLOAT_DTYPES
-from ..container.digest import TensorHasher
 from ..container.dtypes import DTYPE_BITS, tensor_nbytes
+from ..native.digest import tensor_hasher
 from .delta import DeltaAnalysis, EncodedDelta, analyse_delta, encode_delta, matrix_view, vector_view
 from .pair import Pair, TensorData
 from .paper import encode_paper
@@ -162,7 +162,7 @@ def apply_delta(
     remaining = sum_delta(after, backend, workspace)
     if not remaining.finite:
         return None
-    hasher = TensorHasher()
+    hasher = tensor_hasher()
     for start in range(0, result.size, _PIECE):
         hasher.update(result[start : start + _PIECE])
     layer = EncodedLayer(dctq.NAME, encoded.params.as_json(), sections, hasher.hexdigest(), result)

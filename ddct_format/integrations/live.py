@@ -14,9 +14,9 @@ import torch
 from ..backends import get_backend
 from ..codec import dctq, raw, ulp
 from ..codec.registry import apply_layer, usable_layers
-from ..container.digest import tensor_digest
 from ..container.records import TensorRecord
 from ..errors import BaseMismatchError, ConfigError, CorruptError, UnsupportedError
+from ..native.digest import digest as tensor_digest
 from ..pipeline.archive import Archive, open_archive
 from ..pipeline.parallel import default_threads, map_ordered
 from .parts import Slices, TensorPart, find_part

@@ -41,6 +41,17 @@ class Symbols(Protocol):
         """Whether run bytes stay within ``count`` symbols, and how many values belong to them (section 7.2.5)."""
 
 
+class Digest(Protocol):
+    """Functions of ``src/digest.c``."""
+
+    def leaf_digests(self, data: Buffer, size: int, /) -> bytes:
+        """SHA-256 of the first leaves of ``size`` bytes, 32 bytes each: of as many as are worth it, perhaps none.
+
+        Args:
+            size: a multiple of 64.
+        """
+
+
 class Inflate(Protocol):
     """Functions of ``src/inflate.c``."""
 
@@ -277,5 +288,5 @@ class Ulp(Protocol):
         """
 
 
-class Core(Dctq, Encode, Inflate, InstructionSets, Symbols, Ulp, Protocol):
+class Core(Dctq, Digest, Encode, Inflate, InstructionSets, Symbols, Ulp, Protocol):
     """All of it."""

@@ -13,13 +13,13 @@ import numpy.typing as npt
 from ..backends import get_backend
 from ..checkpoint import Checkpoint
 from ..codec.registry import apply_layer, check_layer, usable_layers
-from ..container.digest import tensor_digest
 from ..container.reader import ArchiveReader
 from ..container.records import Metadata, TensorRecord
 from ..container.remote import is_remote, open_remote
 from ..container.source import BytesSource, FileSource, Source
 from ..errors import ArchiveError, BaseMismatchError, CorruptError, DdctError, TruncatedError
 from ..limits import MAX_LAYERS
+from ..native.digest import digest as tensor_digest
 
 if TYPE_CHECKING:
     from ..backends.interface import Backend

@@ -20,10 +20,10 @@ from ..backends.interface import Backend
 from ..checkpoint import Checkpoint, Region, SafetensorsWriter, temporary_region
 from ..codec.raw import place_piece
 from ..codec.registry import apply_layer_bands, raw_planes, usable_layers
-from ..container.digest import TensorHasher
 from ..container.records import TensorRecord
 from ..errors import ArchiveError, BaseMismatchError, ConfigError, CorruptError
 from ..limits import MAX_LAYERS
+from ..native.digest import tensor_hasher
 from .archive import Archive
 from .digests import digest_stored
 from .parallel import DEFAULT_MEMORY, default_threads, map_finished
@@ -226,7 +226,7 @@ def _ignore(record: TensorRecord, out: Bytes, region: Region | None) -> None:
 
 
 def _digest(pieces: Iterator[Bytes]) -> str:
-    hasher = TensorHasher()
+    hasher = tensor_hasher()
     for piece in pieces:
         hasher.update(piece)
     return hasher.hexdigest()

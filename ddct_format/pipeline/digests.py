@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..checkpoint import Checkpoint, DigestCache
-from ..container.digest import TensorHasher
+from ..native.digest import tensor_hasher
 from .parallel import DEFAULT_MEMORY, map_ordered
 from .progress import Progress, Tally
 
@@ -19,7 +19,7 @@ def digest_stored(model: Checkpoint, name: str, *, done: bool = True) -> str:
         done: see :meth:`Checkpoint.release`.
     """
     data = model.read(name)
-    hasher = TensorHasher()
+    hasher = tensor_hasher()
     for start in range(0, data.nbytes, _PIECE):
         hasher.update(data[start : start + _PIECE])
         model.release(name, start, start + _PIECE, done=done)

@@ -36,6 +36,8 @@ typedef struct kernel_table {
     /* Decode until about `budget` elements are finished; false if a target lies out of range. */
     bool (*ulp_decode_some)(ulp_layer *layer, uint8_t *out, uint64_t budget);
     const encode_table *encode;
+    /* SHA-256 of `count` leaves of `size` bytes, a multiple of 64; NULL where the library is as fast. */
+    void (*leaf_digests)(const uint8_t *data, size_t size, size_t count, uint8_t *digests);
 } kernel_table;
 
 extern const kernel_table kernels_portable;

@@ -21,6 +21,10 @@
 
 #include "encode_body.h"
 
+#if defined(USE_AVX512)
+#include "sha256_body.h"
+#endif
+
 const kernel_table KERNEL_TABLE = {
     .sparse_valid = ddct_sparse_valid,
     .dense_table = ddct_dense_table,
@@ -31,4 +35,7 @@ const kernel_table KERNEL_TABLE = {
     .ulp_count_groups = ulp_count_groups,
     .ulp_decode_some = ulp_decode_some,
     .encode = &encode_functions,
+#if defined(USE_AVX512)
+    .leaf_digests = leaf_digests,
+#endif
 };
