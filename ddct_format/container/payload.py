@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import google_crc32c
 
 from ddct_format.container.buffers import byte_view
-from ddct_format.container.zstd_frame import Effort, compress
+from ddct_format.container.zstd_frame import Effort, compress_chunks
 
 if TYPE_CHECKING:
     from ddct_format.container.buffers import Buffer
@@ -42,9 +42,5 @@ def store_payload(sections: Sequence[Buffer], chunk_size: int, effort: Effort = 
     """
     views = [byte_view(section) for section in sections]
     raw = memoryview(b"".join(views))
-    ends = list(accumulate(map(len, views)))
-    chunks = tuple(
-        compress(raw[start : start + chunk_size], [end - start for end in ends], effort)
-        for start in range(0, len(raw), chunk_size)
-    )
+    chunks = tuple(compress_chunks(raw, chunk_size, list(accumulate(map(len, views))), effort))
     return StoredPayload(len(raw), chunks, tuple(google_crc32c.value(chunk) for chunk in chunks))

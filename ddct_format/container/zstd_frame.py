@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 import zstandard
@@ -15,7 +15,7 @@ from ddct_format.limits import MAX_WINDOW_SIZE
 if TYPE_CHECKING:
     from ddct_format.container.buffers import Buffer
 
-__all__ = ["Effort", "compress", "decompress"]
+__all__ = ["Effort", "compress", "compress_chunks", "decompress"]
 
 Effort = Literal["default", "max"]
 
@@ -40,6 +40,11 @@ _EFFORTS: Final[Mapping[Effort, Sequence[str]]] = {
     "default": ("entropy", "fast", "matches"),
     "max": ("entropy", "fast", "matches", "best"),
 }
+_TRIED_EVERY: Final = 8
+"""Chunks of one section are alike: what was best for one serves so many, all but the first without comparing."""
+_CLEARLY: Final = 1.02
+_FEW_BYTES: Final = 4096
+"""To a boundary, on average: then a frame that ends blocks there may be larger than one that does not."""
 
 _MAGIC: Final = bytes.fromhex("28 B5 2F FD")
 _SINGLE_SEGMENT: Final = 0x20
@@ -67,20 +72,60 @@ def compress(raw: Buffer, boundaries: Sequence[int] = (), effort: Effort = "defa
 
     Args:
         raw: any C-contiguous buffer.
-        boundaries: byte positions in ``raw`` where its statistics change. Frames that end a block
-            there, so that each part has entropy tables of its own, compete with frames that do not.
+        boundaries: byte positions in ``raw`` where its statistics change. Frames end a block there, so that each part
+            has entropy tables of its own; where there are many, frames that do not compete with them.
         effort: which parameter sets are tried.
     """
     source = byte_view(raw)
-    inner = sorted({position for position in boundaries if 0 < position < len(source)})
-    best = bytes(source)
-    for candidate in _EFFORTS[effort]:
+    frames = _compress_all(source, _inside(boundaries, 0, len(source)), _EFFORTS[effort])
+    return min(bytes(source), *frames.values(), key=len)
+
+
+def compress_chunks(
+    raw: Buffer, chunk_size: int, boundaries: Sequence[int] = (), effort: Effort = "default"
+) -> Iterator[bytes]:
+    """Stored bytes of each chunk of ``raw``, as :func:`compress` would give them, or nearly.
+
+    Within a part without a boundary, not every chunk is tried with all parameter sets: where one was clearly the best,
+    the next seven take it.
+    """
+    source = byte_view(raw)
+    candidates = _EFFORTS[effort]
+    usual: Sequence[str] = ()
+    alike = 0  # chunks since all were tried
+    for start in range(0, len(source), chunk_size):
+        stop = min(start + chunk_size, len(source))
+        inner = _inside(boundaries, start, stop)
+        if inner or start in boundaries or alike == _TRIED_EVERY:
+            usual = ()
+        frames = _compress_all(source[start:stop], inner, usual or candidates)
+        if not usual:
+            usual, alike = _clearly_best(frames), 0
+        alike += 1
+        yield min(bytes(source[start:stop]), *frames.values(), key=len)
+
+
+def _inside(boundaries: Sequence[int], start: int, stop: int) -> list[int]:
+    return sorted({position - start for position in boundaries if start < position < stop})
+
+
+def _compress_all(source: memoryview, inner: Sequence[int], candidates: Sequence[str]) -> dict[str, bytes]:
+    """The frame that each parameter set makes."""
+    frames = {}
+    for candidate in candidates:
         compressor = _contexts.compressors[candidate]
-        frames = [compressor.compress(source)]
-        if inner:
-            frames.append(_compress_in_blocks(compressor, source, inner))
-        best = min(best, *frames, key=len)
-    return best
+        made = [_compress_in_blocks(compressor, source, inner)] if inner else []
+        if not inner or len(inner) * _FEW_BYTES > len(source):
+            made.append(compressor.compress(source))
+        frames[candidate] = min(made, key=len)
+    return frames
+
+
+def _clearly_best(frames: Mapping[str, bytes]) -> Sequence[str]:
+    """The parameter set that made the smallest frame by far; none if there is no such."""
+    best, *others = sorted(frames, key=lambda candidate: len(frames[candidate]))
+    clearly = all(len(frames[best]) * _CLEARLY < len(frames[other]) for other in others)
+    return (best,) if clearly else ()
 
 
 def decompress(stored: bytes, raw_size: int) -> bytes:
