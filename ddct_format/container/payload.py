@@ -26,6 +26,8 @@ class StoredPayload:
     chunks: tuple[bytes, ...]
     checksums: tuple[int, ...]
     """crc32c of each of ``chunks``."""
+    raw_crc32c: int
+    """Of the raw bytes."""
 
     @property
     def stored_size(self) -> int:
@@ -41,6 +43,7 @@ def store_payload(sections: Sequence[Buffer], chunk_size: int, effort: Effort = 
         effort: see :func:`~ddct_format.container.zstd_frame.compress`.
     """
     views = [byte_view(section) for section in sections]
-    raw = memoryview(b"".join(views))
+    raw = b"".join(views)
     chunks = tuple(compress_chunks(raw, chunk_size, list(accumulate(map(len, views))), effort))
-    return StoredPayload(len(raw), chunks, tuple(google_crc32c.value(chunk) for chunk in chunks))
+    checksums = tuple(google_crc32c.value(chunk) for chunk in chunks)
+    return StoredPayload(len(raw), chunks, checksums, google_crc32c.value(raw))

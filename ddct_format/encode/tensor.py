@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..backends.interface import Backend
 from ..codec import dctq, raw
+from ..codec.dctq import DctqParams
 from ..codec.floats import FLOAT_DTYPES
 from ..container.dtypes import DTYPE_BITS, tensor_nbytes
 from ..native.digest import tensor_hasher
@@ -154,8 +155,9 @@ def apply_delta(
         position += section.size
     encoded.sections.clear()  # they would be in memory twice
     result = workspace.allocate(tensor_nbytes(target.dtype, target.shape))
-    stored = dctq.split_payload(encoded.params, payload)
-    for _ in backend.apply_bands(encoded.params, stored, base.data, base.dtype, target.dtype, result):
+    params = DctqParams.parse(encoded.params.as_json(), pair.elements)  # what a reader will see
+    stored = dctq.split_payload(params, payload)
+    for _ in backend.apply_bands(params, stored, base.data, base.dtype, target.dtype, result):
         base.release(0, base.data.size)
         workspace.release()
     after = Pair(TensorData(target.dtype, target.shape, result), target, (pair.rows, pair.cols))

@@ -28,6 +28,7 @@ from ..encode.tensor import EncodedTensor, analyse_tensor, apply_delta, delta_pa
 from ..encode.workspace import Workspace
 from .drafts import Draft, Sample, SamplePlan, plan_samples, take_sample
 from .parallel import DEFAULT_MEMORY, map_ordered
+from .self_check import check_decodes_to
 from .workspace import BudgetWorkspace
 
 __all__ = ["Encoded", "Encoding"]
@@ -69,6 +70,7 @@ class Encoding:
         memory: bytes of working set. Tensors of which several fit are encoded at the same time; those that are larger
             one after another, by all threads together, and what of them is too large goes through temporary files.
         exact: add a layer that restores the target bit for bit to every tensor that has a lossy one.
+        verify: decode those layers, too, whose result the encoder knows.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Encoding:
         *,
         memory: int = DEFAULT_MEMORY,
         exact: bool = False,
+        verify: bool = True,
     ) -> None:
         self.base = base
         self.target = target
@@ -101,6 +104,7 @@ class Encoding:
         self._threads = threads
         self._memory = memory
         self.exact = exact
+        self._verify = verify
         self._plan = SamplePlan(1.0, {})
         self._samples: dict[str, Sample] = {}
         self._first = _first_of_equals(target, target_digests)
@@ -253,10 +257,23 @@ class Encoding:
             ),
             error=_four_digits(result.noise / result.energy if result.energy else 0.0) if added else None,
         )
+        if self._verify and not draft:
+            self._check(record, result, base, workspace)
         # An exact preset's layers all count; one on top of a lossy layer does not.
         counted = payloads if self.presets[name].exact else payloads[:1]
         stored = sum(p.stored_size + _CHUNK_ENTRY_BYTES * len(p.chunks) for p in counted)
         return Encoded(record, payloads, result.noise, result.energy, stored)
+
+    def _check(
+        self, record: TensorRecord, result: EncodedTensor, base: TensorData | None, workspace: Workspace
+    ) -> None:
+        """Decode what was not decoded to be measured."""
+        before = base.data if record.op == "add" and base is not None else None
+        for index, layer in enumerate(result.layers):
+            if layer.result is None:
+                target = _tensor_data(self.target, record.name)
+                check_decodes_to(record, index, layer.sections, before, target, self._backend, workspace)
+            before = layer.result
 
     def _encode_stored(
         self, name: str, base: TensorData | None, target: TensorData, draft: bool, workspace: Workspace

@@ -23,14 +23,13 @@ from ..container.records import FileRecord, Metadata, Quality, ShardRecord, Tens
 from ..container.writer import ArchiveWriter
 from ..encode.presets import DEFAULT_PRESET, KEEP_PRESETS, Preset, get_preset
 from ..errors import BaseMismatchError, ConfigError, DdctError
-from .archive import open_archive
 from .digests import digest_model
 from .encoding import Encoding
 from .guard import Evaluation, check_errors
 from .parallel import DEFAULT_MEMORY, default_threads
 from .progress import Progress, Tally
 from .search import choose_steps
-from .verify import check_decoding
+from .self_check import check_base_digests, check_written
 
 __all__ = ["PackReport", "pack"]
 
@@ -119,7 +118,8 @@ def pack(
         memory: bytes of working set.
         drop_cache: leave nothing of the models in the operating system's page cache; an open base has its own setting.
         training_state: carry optimizer state, DCP shards and other pickles, too, as bytes that are never looked into.
-        verify: decode the written file against the base before it gets its name.
+        verify: decode every payload against the base and compare the written file with what was decoded before it gets
+            its name.
         base_hint: ``repo``, ``revision`` or ``name`` of the base: where a reader might find it.
         cache: the base's digests may come from the user's cache and are left there; only with ``verify``, which
             compares them with the base's bytes.
@@ -150,6 +150,7 @@ def pack(
             for file in target_model.side_files()
         ]
         base_digests = digest_model(base_model, threads, "reading base", progress, cache=digest_cache)
+        base_is_guessed = base_model.digests.keys() != base_digests.keys()
         target_digests = digest_model(target_model, threads, "reading fine-tune", progress)
         encoding = Encoding(
             base_model,
@@ -163,6 +164,7 @@ def pack(
             threads,
             memory=memory,
             exact=exact,
+            verify=verify,
         )
 
         def describe(records: Sequence[TensorRecord], noise: float = 0.0, energy: float = 0.0) -> Metadata:
@@ -175,11 +177,13 @@ def pack(
         for _ in range(_MOST_PASSES):
             writer.discard_layers()
             records = []
+            checksums: dict[tuple[str, int], int] = {}
             noise = energy = 0.0
             tally = Tally(target_model.nbytes, "packing", progress)
             for item in forecast.encode_all():
                 for layer, payload in enumerate(item.payloads):
                     writer.append(layer, payload)
+                    checksums[item.record.name, layer] = payload.raw_crc32c
                 records.append(item.record)
                 noise, energy = noise + item.noise, energy + item.energy
                 tally.add(item.record.nbytes)
@@ -191,6 +195,14 @@ def pack(
         if max_error is not None:
             _at(out, lambda: check_errors(records, max_error))
         metadata = describe(records, noise, energy)
+        if base_is_guessed:
+            assert digest_cache is not None
+            try:
+                check_base_digests(metadata, base_model, threads, progress)
+            except BaseMismatchError as error:
+                digest_cache.forget(base_model)
+                error.reason += "; cached digests of the base were wrong and are forgotten: try again"
+                raise
         target_model.check_unchanged()
         base_model.check_unchanged()
 
@@ -198,23 +210,7 @@ def pack(
 
         def check(path: Path) -> None:
             if verify:
-                with open_archive(path) as written:
-                    written.reader.verify_chunks()
-                    try:
-                        check_decoding(
-                            written,
-                            base_model,
-                            device=device,
-                            threads=threads,
-                            memory=memory,
-                            scratch=path.parent,
-                            progress=progress,
-                        )
-                    except BaseMismatchError as error:
-                        if digest_cache is not None:
-                            digest_cache.forget(base_model)
-                            error.reason += "; cached digests of the base were wrong and are forgotten: try again"
-                        raise
+                check_written(path, metadata, checksums, threads, progress)
             if evaluation is not None:
                 measure = partial(evaluation.check, path, base_model.path, device=device, threads=threads)
                 metrics.append(_at(out, measure))

@@ -1,0 +1,126 @@
+"""Verification of an archive by who packs it: every layer is decoded once, and the file holds what was decoded.
+
+The encoder decodes lossy layers anyway, for their digest and their error; what it writes without decoding is decoded
+here. All of it starts from payloads in memory. Once the file is written, it is read back: its metadata must be those
+that were decoded by, and its payloads must have the checksums of those that were decoded. The base's digests are of the
+same open files, which have not changed meanwhile; those that a cache told are compared with the bytes
+(spec/adr/0605-verified-while-packed.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from ..backends.interface import Backend
+from ..checkpoint import Checkpoint
+from ..codec.registry import apply_layer_bands
+from ..container.metadata import serialise_metadata
+from ..container.records import Metadata, TensorRecord
+from ..encode.pair import TensorData
+from ..encode.workspace import Workspace
+from ..errors import BaseMismatchError, CorruptError
+from .archive import open_archive
+from .digests import digest_stored
+from .parallel import map_ordered
+from .progress import Progress, Tally
+
+__all__ = ["check_base_digests", "check_decodes_to", "check_written"]
+
+_PIECE = 4 << 20
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def check_decodes_to(
+    record: TensorRecord,
+    index: int,
+    sections: Sequence[Bytes],
+    before: Bytes | None,
+    target: TensorData,
+    backend: Backend,
+    workspace: Workspace,
+) -> None:
+    """Decode a layer that is to restore the target bit for bit.
+
+    Args:
+        before: the tensor before the layer; None for that of ``replace``.
+
+    Raises:
+        CorruptError: it does not.
+    """
+    payload = workspace.allocate(record.layers[index].size)
+    if sections:
+        np.concatenate(sections, out=payload)
+    result = workspace.allocate(record.nbytes)
+    for _ in apply_layer_bands(record, index, payload, before, backend, result):
+        workspace.release()
+    for start in range(0, result.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        if not np.array_equal(result[piece], target.data[piece]):
+            raise CorruptError(f"layer {index} was encoded wrongly: it decodes to other bytes", tensor=record.name)
+        target.release(start, start + _PIECE)
+        workspace.release()
+
+
+def check_written(
+    path: Path,
+    metadata: Metadata,
+    checksums: Mapping[tuple[str, int], int],
+    threads: int,
+    progress: Progress | None = None,
+) -> None:
+    """Read a whole archive back and compare it with what was decoded while it was made.
+
+    Args:
+        metadata: that every layer was decoded by.
+        checksums: crc32c of each payload that was decoded, by tensor and layer.
+
+    Raises:
+        CorruptError: the file holds something else.
+        ArchiveError: it breaks the specification.
+    """
+    with open_archive(path) as written:
+        reader = written.reader
+        if written.content_id != hashlib.sha256(serialise_metadata(metadata)).hexdigest():
+            raise CorruptError("the metadata that were written are others", place=path)
+        for file in metadata.files:
+            for _ in reader.file_pieces(file.path):
+                pass
+        payloads = [(record, index) for record in metadata.tensors for index in range(len(record.layers))]
+        tally = Tally(sum(record.layers[index].size for record, index in payloads), "reading back", progress)
+
+        def checksum(item: tuple[TensorRecord, int]) -> int:
+            found = 0
+            for piece in reader.payload_pieces(item[0].name, item[1]):
+                found = google_crc32c.extend(found, piece)
+            return found
+
+        for (record, index), found in zip(payloads, map_ordered(checksum, payloads, threads), strict=True):
+            if found != checksums[record.name, index]:
+                raise CorruptError(
+                    f"the payload of layer {index} that was written is another", place=path, tensor=record.name
+                )
+            tally.add(record.layers[index].size)
+
+
+def check_base_digests(metadata: Metadata, base: Checkpoint, threads: int, progress: Progress | None = None) -> None:
+    """Compare the digests of the base that an archive names with the base's bytes.
+
+    Raises:
+        BaseMismatchError: one is another.
+    """
+    records = [record for record in metadata.tensors if record.base is not None]
+    tally = Tally(sum(record.nbytes for record in records), "checking base", progress)
+    names = [record.name for record in records]
+    digests = map_ordered(partial(digest_stored, base), names, threads)
+    for record, found in zip(records, digests, strict=True):
+        if found != record.base:
+            raise BaseMismatchError("the base tensor has other contents", place=base.path, tensor=record.name)
+        tally.add(record.nbytes)
