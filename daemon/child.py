@@ -27,12 +27,15 @@ class Child:
         job: what to do, JSON-ready; see ``worker``.
         threads: CPU threads that numeric libraries may use.
         device: GPUs are hidden from the worker unless this is ``cuda``.
+        gpu_memory: bytes of each GPU's memory that it may take; 0 for no limit.
 
     Raises:
         StorageError: the process could not be started.
     """
 
-    def __init__(self, job: Mapping[str, object], *, threads: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self, job: Mapping[str, object], *, threads: int = 1, device: str = "cpu", gpu_memory: int = 0
+    ) -> None:
         self.name = str(job["name"])
         self.job = job
         command = [sys.executable, "-P", "-m", "ddct_daemon.worker"]
@@ -41,7 +44,7 @@ class Child:
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=_environment(threads, device),
+                env=_environment(threads, device, gpu_memory),
                 start_new_session=True,
             )
         except OSError as error:
@@ -98,10 +101,12 @@ class Child:
         return status
 
 
-def _environment(threads: int, device: str) -> dict[str, str]:
+def _environment(threads: int, device: str, gpu_memory: int) -> dict[str, str]:
     environment = dict(os.environ)
     for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"):
         environment[f"{library}_NUM_THREADS"] = str(threads)
     if not device.startswith("cuda"):
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    if gpu_memory:
+        environment["DDCT_GPU_MEMORY"] = str(gpu_memory)
     return environment

@@ -23,6 +23,7 @@
     threads = 1                   # CPU threads of a pack
     nice = 10                     # its scheduling priority, 0 (normal) to 19 (last); its disk priority is idle
     memory_megabytes = 8000       # a pack that needs more fails; by default there is no limit
+    gpu_memory_megabytes = 2000   # with device = "cuda": a pack takes no more of each GPU; by default there is no limit
     training_state = true         # carry optimizer state and the like, too; by default it is left out
 
     [hub]
@@ -92,6 +93,7 @@ class Config:
     stop_seconds: float
     events: bool = True
     memory_bytes: int = 0
+    gpu_memory_bytes: int = 0
     reserve_bytes: int = 500_000_000
     status_port: int | None = None
     metrics_path: Path | None = None
@@ -132,7 +134,11 @@ def _build(document: dict[str, object], directory: Path) -> Config:
         raise ConfigError(f"unknown section [{unknown[0]}]")
     watch = _Section(document, "watch", ("path", "settle_seconds", "plain_settle_seconds", "rescan_seconds", "events"))
     base = _Section(document, "base", ("path", "repo", "others", "chain"))
-    pack = _Section(document, "pack", ("preset", "device", "threads", "nice", "memory_megabytes", "training_state"))
+    pack = _Section(
+        document,
+        "pack",
+        ("preset", "device", "threads", "nice", "memory_megabytes", "gpu_memory_megabytes", "training_state"),
+    )
     hub = _Section(document, "hub", ("path", "url", "name", "endpoint", "token_file", "public", "layout"))
     state = _Section(document, "state", ("path", "stop_seconds", "reserve_megabytes"))
     status = _Section(document, "status", ("port", "metrics"))
@@ -159,6 +165,7 @@ def _build(document: dict[str, object], directory: Path) -> Config:
         stop_seconds=state.seconds("stop_seconds", 20.0),
         events=watch.boolean("events", True),
         memory_bytes=pack.integer("memory_megabytes", 0, 0, 1 << 32) * 1_000_000,
+        gpu_memory_bytes=pack.integer("gpu_memory_megabytes", 0, 0, 1 << 32) * 1_000_000,
         reserve_bytes=state.integer("reserve_megabytes", 500, 0, 1 << 32) * 1_000_000,
         status_port=status.integer("port", 0, 0, 65535) if status.has("port") else None,
         other_bases=tuple(directory / other for other in base.texts("others")),

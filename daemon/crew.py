@@ -80,7 +80,9 @@ class Crew:
             linked = replace(packing, link=link.name if link else "", links=link.links + 1 if link else 0)
             self._ledger.save(replace(linked, decoded=""))
             self._state.remove_archive(entry.decoded)
-            self._packing = self._start(job, threads=config.threads, device=config.device)
+            self._packing = self._start(
+                job, threads=config.threads, device=config.device, gpu_memory=config.gpu_memory_bytes
+            )
         except DdctError as error:
             self._ledger.fail(entry, str(error))
 
@@ -148,8 +150,8 @@ class Crew:
         except HubError as error:
             _log.warning("the hub cannot be used now: %s", error)
 
-    def _start(self, job: dict[str, object], *, threads: int = 1, device: str = "cpu") -> Child:
-        child = Child(job, threads=threads, device=device)
+    def _start(self, job: dict[str, object], *, threads: int = 1, device: str = "cpu", gpu_memory: int = 0) -> Child:
+        child = Child(job, threads=threads, device=device, gpu_memory=gpu_memory)
         self._selector.register(child, selectors.EVENT_READ)
         return child
 

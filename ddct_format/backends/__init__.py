@@ -15,8 +15,8 @@ from .interface import Backend
 __all__ = ["BACKENDS", "Backend", "get_backend"]
 
 BACKENDS = ("auto", "cpu", "cuda", "reference")
-"""Names of devices. ``cuda`` is all that are visible, ``cuda:1`` and ``cuda:0,2`` are those; they share a model by
-tensor. ``auto`` is ``cuda`` where there is one."""
+"""Names of devices. ``cuda`` is all that are visible, ``cuda:1`` and ``cuda:0,2`` are those; their
+threads share a model. ``auto`` is ``cuda`` where there is one."""
 
 
 def get_backend(name: str) -> Backend:
@@ -30,12 +30,11 @@ def get_backend(name: str) -> Backend:
     if name.partition(":")[0] == "cuda":
         if find_spec("triton") is None:
             raise ConfigError(f"the device {name!r} needs Triton: install ddct[gpu], or use cpu")
-        from .cuda import CudaBackend, SeveralCudaBackends, find_devices, limit_memory
+        from .cuda import CudaBackend, find_devices, limit_memory
 
         devices = find_devices(name)
         limit_memory(devices)
-        backends = [CudaBackend(device) for device in devices]
-        return backends[0] if len(backends) == 1 else SeveralCudaBackends(backends)
+        return CudaBackend(*devices)
     if name == "reference":
         from .reference import ReferenceBackend
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 __all__ = [
     "ACTIVITY_BINS",
+    "BAND_WEIGHTS",
     "BIN_EDGES",
     "LARGEST_MAGNITUDE",
     "AffineBand",
@@ -27,6 +28,8 @@ __all__ = [
     "activity_bins",
 ]
 
+BAND_WEIGHTS = 1 << 19
+"""A band of bfloat16 pairs and its delta then stay within a core's second-level cache, or nearly."""
 LARGEST_MAGNITUDE = 127
 """Of a quantised value, in steps; larger ones are cut off."""
 ACTIVITY_BINS = 36
@@ -157,7 +160,12 @@ class Encoder(Protocol):
     """The arithmetic of an encoder. Bands begin at a row of patches; only a tensor's last one may end inside of one.
 
     Patches are cut from the band's rows in the order given, padded with zeros at the right and bottom edge.
+
+    Attributes:
+        band_weights: about how many weights a band should have.
     """
+
+    band_weights: int
 
     def difference(self, band: Band) -> npt.NDArray[np.float32]:
         """``target − base``, float32 [rows, cols]."""

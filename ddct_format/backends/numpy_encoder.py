@@ -11,6 +11,7 @@ from ..codec.symbols import pack_sparse, pack_symbols
 from ..codec.transform import analysis_matrix, basis_matrix
 from .encoder import (
     ACTIVITY_BINS,
+    BAND_WEIGHTS,
     LARGEST_MAGNITUDE,
     AffineBand,
     Band,
@@ -26,6 +27,8 @@ __all__ = ["NumpyEncoder"]
 
 class NumpyEncoder:
     """See :class:`~ddct_format.backends.encoder.Encoder`; matrix products run on numpy's BLAS."""
+
+    band_weights = BAND_WEIGHTS
 
     def difference(self, band: Band) -> npt.NDArray[np.float32]:
         with np.errstate(over="ignore", invalid="ignore"):

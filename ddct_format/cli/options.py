@@ -47,13 +47,27 @@ def _be_nice(ctx: click.Context, param: click.Parameter, value: int | None) -> N
         os.nice(value)
 
 
-device_option: Decorator = click.option(
-    "--device",
-    type=_Device(),
-    default="cpu",
-    show_default=True,
-    help="Who computes; cuda is all GPUs, which share the tensors; auto is cuda where there is one. The variable "
-    "DDCT_GPU_MEMORY (such as 2G) limits what is taken of each GPU's memory.",
+def _limit_gpu_memory(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
+    if value is not None and not ctx.resilient_parsing:
+        os.environ["DDCT_GPU_MEMORY"] = str(value)  # it is the process that is limited
+
+
+_DEVICE: tuple[Decorator, ...] = (
+    click.option(
+        "--device",
+        type=_Device(),
+        default="cpu",
+        show_default=True,
+        help="Who computes; cuda is all GPUs, which share the tensors; auto is cuda where there is one.",
+    ),
+    click.option(
+        "--gpu-memory",
+        type=_Bytes(),
+        callback=_limit_gpu_memory,
+        expose_value=False,
+        help="Take no more of each GPU's memory, beside what CUDA itself takes; what does not fit goes in smaller "
+        "pieces, or to the CPU. By default what the variable DDCT_GPU_MEMORY says, or no limit.",
+    ),
 )
 
 _RESOURCES: tuple[Decorator, ...] = (
@@ -80,6 +94,13 @@ _RESOURCES: tuple[Decorator, ...] = (
         help="Lower the priority by so much: 19 takes only what nobody else wants.",
     ),
 )
+
+
+def device_option(command: Command) -> Command:
+    """``--device`` and ``--gpu-memory``."""
+    for option in reversed(_DEVICE):
+        command = option(command)
+    return command
 
 
 def resource_options(command: Command) -> Command:

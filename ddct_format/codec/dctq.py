@@ -6,7 +6,8 @@ This module knows how the payload is laid out. The arithmetic that turns it into
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +41,7 @@ __all__ = [
     "parse_payload",
     "split_halves",
     "split_payload",
+    "split_payloads",
     "unpack_codes",
 ]
 
@@ -222,28 +224,21 @@ def split_payload(params: DctqParams, payload: npt.NDArray[np.uint8]) -> StoredP
     Raises:
         InvalidError: a class, number, symbol or size is not as section 7.2 demands.
     """
-    position = 0
+    stored, position = _fixed_part(params, payload)
+    sections = dict(stored.sections)
 
     def take(size: int) -> tuple[int, int]:
         nonlocal position
         position += size
         if position > payload.size:
-            raise InvalidError(f"dctq.v1: the payload has {payload.size} bytes, its contents take more")
+            raise _too_short(payload)
         return position - size, position
-
-    sections = {name: take(size) for name, size in params._fixed_sections()}
-    stored = StoredPayload(payload, sections, ())
-    scales = stored.section("scales").view("<f4")
-    if not (np.isfinite(scales).all() and (scales >= 0).all()):
-        raise InvalidError("dctq.v1: a scale is negative or not finite")
-    if int(stored.section("multipliers").view("<u2").sum(dtype=np.int64)) > MAX_MULTIPLIER_SUM:
-        raise InvalidError(f"dctq.v1: the multipliers add up to more than {MAX_MULTIPLIER_SUM}")
 
     grid, alphabets = params.grid, params.alphabets
     counts = _class_counts(params, stored.section("class_map"))
     coded = sum(count for count, alphabet in zip(counts, alphabets, strict=True) if alphabet > 1)
     sections["ranges"] = take(4 * coded if params.quantiser == "affine" else 0)
-    minima, steps = _join_halves(stored.section("ranges"))
+    minima, steps = _join_halves(payload[slice(*sections["ranges"])])
     if not (np.isfinite(minima).all() and np.isfinite(steps).all() and (steps >= 0).all()):
         raise InvalidError("dctq.v1: a minimum is not finite, or a step is negative or not finite")
     run_counts = dict(zip(params.sparse, stored.section("run_counts").view("<u4").tolist(), strict=True))
@@ -263,6 +258,89 @@ def split_payload(params: DctqParams, payload: npt.NDArray[np.uint8]) -> StoredP
     if position != payload.size:
         raise InvalidError(f"dctq.v1: the payload has {payload.size} bytes, its contents take {position}")
     return StoredPayload(payload, sections, tuple(codes))
+
+
+def split_payloads(
+    params: Sequence[DctqParams], memory: npt.NDArray[np.uint8], places: Sequence[tuple[int, int]], threads: int
+) -> Iterator[StoredPayload | InvalidError]:
+    """As :func:`split_payload` for many payloads, by several threads that do not wait for the interpreter's lock.
+
+    Args:
+        places: start and stop of each payload in ``memory``.
+
+    Yields:
+        what each payload gives, or what is wrong with it.
+    """
+    found = _find_codes(params, memory, places, threads)
+    for number, (own, place) in enumerate(zip(params, places, strict=True)):
+        payload = memory[slice(*place)]
+        try:
+            codes = found.get(number)
+            if codes is None:
+                yield split_payload(own, payload)
+                continue
+            stored, fixed = _fixed_part(own, payload)
+            coded = sum(code.symbols for code in codes) // own.grid.patch**2
+            ranges = (fixed, fixed + (4 * coded if own.quantiser == "affine" else 0))
+            yield StoredPayload(payload, {**stored.sections, "ranges": ranges}, codes)
+        except InvalidError as error:
+            yield error
+
+
+def _find_codes(
+    params: Sequence[DctqParams], memory: npt.NDArray[np.uint8], places: Sequence[tuple[int, int]], threads: int
+) -> dict[int, tuple[StoredCodes, ...]]:
+    """Where the symbols lie, by number of the payload: of those in which the native core finds nothing wrong."""
+    if core is None:
+        return {}
+    numbers, splits, classes = [], array("Q"), array("Q")
+    for number, (own, (start, stop)) in enumerate(zip(params, places, strict=True)):
+        sections, fixed = _places(own._fixed_sections())
+        if fixed <= stop - start:
+            numbers.append(number)
+            splits.extend((start, stop - start, own.grid.count, own.grid.patch**2))
+            splits.extend((sections["class_map"][0], sections["run_counts"][0], fixed))
+            splits.extend((own.quantiser == "affine", len(classes) // 2, len(own.levels)))
+            for index, alphabet in enumerate(own.alphabets):
+                classes.extend((alphabet, index in own.sparse))
+    codes = np.empty((len(classes) // 2, 5), dtype=np.uint64)
+    good = core.split_payloads(memory, splits, classes, codes, threads)
+    rows, found = codes.tolist(), {}
+    for number, is_good, first in zip(numbers, good, splits[8::10], strict=True):
+        if is_good:
+            own = params[number]
+            found[number] = tuple(
+                StoredCodes(symbols, (begin, end), (runs, runs_end) if index in own.sparse else None)
+                for index, (symbols, runs, runs_end, begin, end) in enumerate(rows[first : first + len(own.levels)])
+            )
+    return found
+
+
+def _fixed_part(params: DctqParams, payload: npt.NDArray[np.uint8]) -> tuple[StoredPayload, int]:
+    """The sections whose size does not depend on the class map, their numbers checked, and where they end."""
+    sections, stop = _places(params._fixed_sections())
+    if stop > payload.size:
+        raise _too_short(payload)
+    stored = StoredPayload(payload, sections, ())
+    scales = stored.section("scales").view("<f4")
+    if not (np.isfinite(scales).all() and (scales >= 0).all()):
+        raise InvalidError("dctq.v1: a scale is negative or not finite")
+    if params.rank and int(stored.section("multipliers").view("<u2").sum(dtype=np.int64)) > MAX_MULTIPLIER_SUM:
+        raise InvalidError(f"dctq.v1: the multipliers add up to more than {MAX_MULTIPLIER_SUM}")
+    return stored, stop
+
+
+def _places(sections: Sequence[tuple[str, int]]) -> tuple[dict[str, tuple[int, int]], int]:
+    """Start and stop of sections that follow each other, and where the last one ends."""
+    position, places = 0, {}
+    for name, size in sections:
+        places[name] = position, position + size
+        position += size
+    return places, position
+
+
+def _too_short(payload: npt.NDArray[np.uint8]) -> InvalidError:
+    return InvalidError(f"dctq.v1: the payload has {payload.size} bytes, its contents take more")
 
 
 def _class_counts(params: DctqParams, class_map: npt.NDArray[np.uint8]) -> list[int]:

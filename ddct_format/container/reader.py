@@ -18,7 +18,7 @@ from ddct_format.container.digest import TensorHasher
 from ddct_format.container.metadata import parse_metadata
 from ddct_format.container.preamble import PREAMBLE_SIZE, Preamble, parse_preamble
 from ddct_format.container.records import FileRecord, Metadata, TensorRecord
-from ddct_format.container.source import Source
+from ddct_format.container.source import FileSource, Source
 from ddct_format.container.zstd_frame import decompress
 from ddct_format.errors import BudgetError, CorruptError, DdctError
 from ddct_format.limits import MAX_LAYERS
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ddct_format.container.buffers import Buffer
 
     Inflate = Callable[[Buffer, Sequence[int], Sequence[int], int, Buffer], bool]
+    InflatePayloads = Callable[[int, Buffer, Buffer, Sequence[tuple[int, int, int]], int, Buffer, int], bytes]
 
 __all__ = ["DEFAULT_BUDGET", "ArchiveReader", "LayerCheck", "OnChunk"]
 
@@ -212,6 +213,38 @@ class ArchiveReader:
                         target[begin : begin + len(raw)] = raw
                         begin += len(raw)
                 position = after
+
+    def payloads_into(
+        self,
+        wanted: Sequence[tuple[str, int, int]],
+        out: Buffer,
+        inflate: InflatePayloads,
+        threads: int,
+    ) -> None:
+        """Raw payloads into memory of the caller's, every chunk of them checked.
+
+        Args:
+            wanted: tensor, layer, and where in ``out`` the payload begins.
+            out: writable, contiguous.
+            inflate: does all at once, from a file: see ``native/inflate.py``; what it cannot do is read one by one.
+
+        Raises:
+            As :meth:`payload` does, but never BudgetError.
+        """
+        target = byte_view(out)
+        payloads = [
+            (self._table.layers[layer][name], place, self.tensors[name].layers[layer].size)
+            for name, layer, place in wanted
+        ]
+        good = bytes(len(payloads))
+        if isinstance(self.source, FileSource):
+            table = self._table
+            good = inflate(
+                self.source.descriptor, table.offsets, table.checksums, payloads, self.metadata.chunk_size, out, threads
+            )
+        for (name, layer, place), (_, _, size), is_good in zip(wanted, payloads, good, strict=True):
+            if not is_good:
+                self.payload_into(name, layer, target[place : place + size])
 
     def payload_pieces(self, name: str, layer: int) -> Iterator[bytes]:
         """The raw payload of a tensor's layer, chunk by chunk in order, each checked. Memory stays at a few MiB.

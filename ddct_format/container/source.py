@@ -67,6 +67,9 @@ class BytesSource:
 class FileSource:
     """An archive in a regular file, which stays open: what is read is always the same file.
 
+    Attributes:
+        descriptor: of the open file; negative once it is closed.
+
     Raises:
         StorageError: it cannot be opened, or is no regular file.
     """
@@ -77,10 +80,10 @@ class FileSource:
         self.name = str(Path(path))
         try:
             # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise _refused(error, self.name) from error
-        status = os.fstat(self._descriptor)
+        status = os.fstat(self.descriptor)
         self.size = status.st_size
         if not stat.S_ISREG(status.st_mode):
             self.close()
@@ -92,7 +95,7 @@ class FileSource:
         while missing:
             try:
                 # One call returns at most 2 GiB.
-                piece = os.pread(self._descriptor, missing, offset + length - missing)
+                piece = os.pread(self.descriptor, missing, offset + length - missing)
             except OSError as error:
                 raise _refused(error, self.name) from error
             if not piece:
@@ -102,9 +105,9 @@ class FileSource:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
 
 def _refused(error: OSError, name: str) -> StorageError:

@@ -97,7 +97,7 @@ def factorise(
     projected = np.empty((pair.rows, vectors.shape[1]), dtype=np.float32)
     row_squares = np.empty(pair.rows)
     returned, col_squares = np.zeros(vectors.shape), np.zeros(pair.cols)
-    spans = pair.spans()
+    spans = pair.spans(encoder.band_weights)
     for span, part in zip(spans, workspace.spread(step, spans), strict=True):
         projected[slice(*span)], row_squares[slice(*span)] = part.projected, part.row_squares
         returned += part.returned

@@ -13,9 +13,6 @@ from ..container.dtypes import DTYPE_BITS
 
 __all__ = ["Pair", "Release", "TensorData"]
 
-_BAND_WEIGHTS = 1 << 19
-"""A band of bfloat16 pairs and its delta then stay within a core's second-level cache, or nearly."""
-
 Span = tuple[int, int]
 Release = Callable[[int, int], None]
 
@@ -63,9 +60,9 @@ class Pair:
     def elements(self) -> int:
         return self.rows * self.cols
 
-    def spans(self, patch: int = 1) -> list[Span]:
-        """First and last row (exclusive) of bands of whole rows of patches."""
-        step = max(patch, _BAND_WEIGHTS // self.cols // patch * patch)
+    def spans(self, weights: int, patch: int = 1) -> list[Span]:
+        """First and last row (exclusive) of bands of whole rows of patches, of about so many weights."""
+        step = max(patch, weights // self.cols // patch * patch)
         return [(start, min(start + step, self.rows)) for start in range(0, self.rows, step)]
 
     def band(self, span: Span) -> Band:

@@ -63,7 +63,7 @@ def encode_paper(
     symbols = workspace.allocate(grid.count * patch**2).reshape(grid.count, -1)
     minima, steps = (np.zeros(grid.count, dtype="<f2") for _ in range(2))
     magnitude = energy = aligned = 0.0
-    spans = pair.spans(patch)
+    spans = pair.spans(encoder.band_weights, patch)
     for span, part in zip(spans, workspace.spread(quantise, spans), strict=True):
         symbols[places(span)] = part.symbols
         minima[places(span)], steps[places(span)] = part.minima, part.steps
@@ -95,7 +95,7 @@ def _patch_energies(pair: Pair, grid: PatchGrid, encoder: Encoder, workspace: Wo
         pair.release(span)
         return result
 
-    return np.concatenate(list(workspace.spread(measure, pair.spans(grid.patch))))
+    return np.concatenate(list(workspace.spread(measure, pair.spans(encoder.band_weights, grid.patch))))
 
 
 def _rank_patches(energies: npt.NDArray[np.float64], shares: tuple[tuple[int, float], ...]) -> npt.NDArray[np.uint8]:

@@ -162,7 +162,7 @@ def _quantise(
         pair.release(span)
         return result
 
-    spans = pair.spans(grid.patch)
+    spans = pair.spans(encoder.band_weights, grid.patch)
     for (start, stop), part in zip(spans, workspace.spread(quantise, spans), strict=True):
         places = slice(start // grid.patch * grid.across, -(-stop // grid.patch) * grid.across)
         symbols[places] = part.symbols

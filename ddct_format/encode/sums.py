@@ -19,7 +19,7 @@ def sum_delta(pair: Pair, encoder: Encoder, workspace: Workspace) -> DeltaSums:
 
     energy = magnitude = largest = 0.0
     finite = True
-    for part in workspace.spread(measure, pair.spans()):
+    for part in workspace.spread(measure, pair.spans(encoder.band_weights)):
         energy, magnitude = energy + part.energy, magnitude + part.magnitude
         largest, finite = max(largest, part.largest), finite and part.finite
     return DeltaSums(energy, magnitude, largest, finite)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import native
+from ..backends.encoder import BAND_WEIGHTS
 from ..codec import ulp
 from ..codec.floats import FLOAT_DTYPES, FLOAT_WIDTHS, float32_from_bytes, float32_to_bytes
 from ..codec.ulp import MAX_BOUND, UlpParams
@@ -129,7 +130,7 @@ class UlpPair:
         return params.contexts(patterns, row_keys, col_keys), *ulp.residual_symbols(patterns, after, params)
 
     def _bands(self) -> Iterator[tuple[Span, tuple[Bytes, Bytes]]]:
-        for span in self._pair.spans():
+        for span in self._pair.spans(BAND_WEIGHTS):
             yield span, self._predicted(self._pair, span)
             self._pair.release(span)
 

@@ -1,140 +1,222 @@
-"""Layers decoded on CUDA devices by several host threads, each with a stream and a pinned buffer of its own.
+"""Layers decoded on CUDA devices: one thread starts all kernels, while others read what comes next.
 
-While one tensor's kernels run, other threads read, decompress and check the next ones. Pinned memory is bounded by the
-number of threads times the largest payload, and a payload above ``LARGEST_PINNED`` is not pinned.
+Payloads are read, checked and decompressed in groups, by threads of the native core that never wait for the
+interpreter's lock, into pinned memory. Of that there are a few groups' worth, kept for the next archive; a payload that
+is larger than a group has memory of its own for as long, above ``LARGEST_PINNED`` not pinned.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..backends.cuda.fused import FusedPlan
-from ..backends.cuda.layer import LayerPlan, plan_layer
+from ..backends.cuda.layer import plan_layer
 from ..backends.cuda.part import Part
 from ..codec import dctq
 from ..container.records import TensorRecord
-from ..native.inflate import inflate
+from ..errors import InvalidError
+from ..native.inflate import inflate_payloads
 from ..pipeline.archive import Archive
 from .parts import TensorPart
 
-__all__ = ["LARGEST_PINNED", "DeviceDecoder"]
+__all__ = ["LARGEST_PINNED", "DeviceDecoder", "Payload"]
 
 LARGEST_PINNED = 256 << 20
-_HEAD = 192 << 10
-"""More than the tables of 255 classes take."""
+_GROUP = 48 << 20
+_SLOTS = 3
+_ALIGNMENT = 64
 
 
-class _Lane:
-    """What one thread uses on one device: kept for the next archive, for streams own what is allocated on them."""
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A payload's parameters, and where it is put: start and stop, and room for the tables that describe it."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.uploaded = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._staged = torch.empty(0, dtype=torch.uint8)
-
-    def staged(self, size: int) -> torch.Tensor:
-        """Memory of the host whose last contents have arrived on the device."""
-        self.uploaded.synchronize()
-        if self._staged.numel() < size:
-            self._staged = torch.empty(size, dtype=torch.uint8, pin_memory=size <= LARGEST_PINNED)
-        return self._staged
+    record: TensorRecord
+    params: dctq.DctqParams
+    place: tuple[int, int]
+    room: int
 
 
-_idle: dict[torch.device, list[_Lane]] = {}
+class _Slot:
+    """Memory for a group of payloads, and the streams on which they are decoded."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._uploaded: dict[torch.device, torch.cuda.Event] = {}
+
+    def memory(self, size: int) -> torch.Tensor:
+        """Memory of the host whose last contents have arrived on the devices."""
+        for event in self._uploaded.values():
+            event.synchronize()
+        if self._memory.numel() < size or self._memory.numel() > max(size, _GROUP):
+            self._memory = torch.empty(0, dtype=torch.uint8)
+            room = max(size, _GROUP)
+            self._memory = torch.empty(room, dtype=torch.uint8, pin_memory=room <= LARGEST_PINNED)
+        return self._memory
+
+    def stream(self, device: torch.device) -> torch.cuda.Stream:
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._uploaded[device] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        return self._streams[device]
+
+    def record(self) -> None:
+        """What was put on the streams by now uploads all that the memory holds."""
+        for device, event in self._uploaded.items():
+            event.record(self._streams[device])
+
+
+_idle: list[_Slot] = []
+_lock = threading.Lock()
 
 
 class DeviceDecoder:
-    """Decodes first layers of ``dctq.v1``; threads may call it at once. :meth:`join` before results are used.
+    """Decodes first layers of ``dctq.v1``; a context manager, which begins to read at once.
 
     Args:
-        devices: on which there are tensors; what their current streams hold by now comes first.
+        records: whose first layers :meth:`payloads` will give, in this order.
+        devices: on which there are tensors; what their current streams hold by now comes first, and what follows on
+            them after the block waits for all that was decoded.
+        threads: that read and decompress.
     """
 
-    def __init__(self, archive: Archive, devices: set[torch.device]) -> None:
+    def __init__(
+        self, archive: Archive, records: Sequence[TensorRecord], devices: set[torch.device], threads: int
+    ) -> None:
         self._archive = archive
-        self._lanes: dict[tuple[int, torch.device], _Lane] = {}
-        self._portable = threading.Lock()  # Triton compiles when it first launches a kernel
-        self._started = {device: torch.cuda.current_stream(device).record_event() for device in devices}
+        self._devices = devices
+        self._threads = threads
+        with _lock:
+            self._slots = [_idle.pop() if _idle else _Slot() for _ in range(_SLOTS)]
+        for device in devices:
+            started = torch.cuda.current_stream(device).record_event()
+            for slot in self._slots:
+                slot.stream(device).wait_event(started)
+        self._groups = _grouped(records)
+        self._reading: deque[tuple[_Slot, Future[list[Payload]]]] = deque()
+        self._pool = ThreadPoolExecutor(1)
+        for slot in self._slots:
+            self._read_next(slot)
+
+    def __enter__(self) -> DeviceDecoder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        for device in self._devices:
+            for slot in self._slots:
+                torch.cuda.current_stream(device).wait_stream(slot.stream(device))
+        for slot in self._slots:
+            slot.record()
+        with _lock:
+            _idle.extend(self._slots)
+
+    def payloads(self) -> Iterator[Payload]:
+        """What was read, one after another; each must be applied before the next is asked for.
+
+        Raises:
+            ArchiveError: the archive is damaged or breaks the specification.
+        """
+        while self._reading:
+            slot, group = self._reading.popleft()
+            yield from group.result()
+            slot.record()
+            self._read_next(slot)
+
+    def _read_next(self, slot: _Slot) -> None:
+        group = next(self._groups, None)
+        if group is not None:
+            self._reading.append((slot, self._pool.submit(self._read, group, slot)))
+
+    def _read(self, group: Sequence[_Placed], slot: _Slot) -> list[Payload]:
+        """Runs in a thread of its own."""
+        memory = slot.memory(group[-1].place[1] + group[-1].room)
+        bytes_of = memory.numpy()
+        wanted = [(item.record.name, 0, item.place[0]) for item in group]
+        self._archive.reader.payloads_into(wanted, bytes_of, inflate_payloads, self._threads)
+        found = dctq.split_payloads(
+            [item.params for item in group], bytes_of, [item.place for item in group], self._threads
+        )
+        payloads = []
+        for item, stored in zip(group, found, strict=True):
+            if isinstance(stored, InvalidError):
+                raise stored.at(place=self._archive.place, tensor=item.record.name)
+            staged = memory[item.place[0] : item.place[1] + item.room]
+            payloads.append(Payload(item.record, item.params, stored, staged, slot))
+        return payloads
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A payload that is ready to be uploaded.
+
+    Attributes:
+        staged: memory of the host that begins with it and has room for what describes it.
+    """
+
+    record: TensorRecord
+    params: dctq.DctqParams
+    stored: dctq.StoredPayload
+    staged: torch.Tensor
+    slot: _Slot
 
     def stream(self, device: torch.device) -> torch.cuda.Stream:
-        """The calling thread's stream."""
-        return self._lane(device).stream
+        """On which it is to be applied to a tensor of ``device``."""
+        return self.slot.stream(device)
 
-    def decode(self, record: TensorRecord, base: torch.Tensor, result: torch.Tensor, part: TensorPart) -> None:
-        """Add a tensor's first layer, on the calling thread's stream.
+    def apply(self, base: torch.Tensor, result: torch.Tensor, part: TensorPart) -> None:
+        """Add the layer, on the current stream, which is :meth:`stream`.
 
         Args:
             base, result: contiguous, on one device; they may be the same if the element types are equal.
             part: of the full tensor, what they hold.
         """
-        lane = self._lane(base.device)
-        params = dctq.DctqParams.parse(record.layers[0].params, record.elements)
-        staged, payload = self._read(record, lane)
-        plan = plan_layer(params, dctq.split_payload(params, payload), base.device)
+        record = self.record
+        plan = plan_layer(self.params, self.stored, base.device)
+        staged = self.staged
+        if plan.upload_size > staged.numel():  # a plan that needs more than it is given room for
+            staged = torch.empty(plan.upload_size, dtype=torch.uint8)
         plan.write(staged.numpy())
-        with torch.cuda.device(base.device), torch.cuda.stream(lane.stream):
-            buffer = torch.empty(plan.size, dtype=torch.uint8, device=base.device)
-            buffer[: plan.upload_size].copy_(staged[: plan.upload_size], non_blocking=True)
-            lane.uploaded.record(lane.stream)
-            types = (record.base_dtype or record.dtype, record.dtype)
-            rectangle = part.matrix(params.grid.cols)
-            if isinstance(plan, FusedPlan) and (part.whole or rectangle):
-                layer = plan.build(buffer)
-                layer.apply(base, types[0], result, types[1], None if part.whole or not rectangle else Part(*rectangle))
-                return
-            full_base, full_result = base, result
-            if not part.whole:  # a layer is added element by element: what lies around the part does not matter
-                full_base = torch.zeros(part.full_shape, dtype=base.dtype, device=base.device)
-                full_base[part.index] = base
-                full_result = torch.empty(part.full_shape, dtype=result.dtype, device=base.device)
-            self._apply_whole(plan, buffer, full_base, types[0], full_result, types[1])
-            if not part.whole:
-                result.copy_(full_result[part.index])
-
-    def join(self) -> None:
-        """Make the devices' current streams wait for everything that was decoded; no thread may decode any more."""
-        for (_, device), lane in self._lanes.items():
-            torch.cuda.current_stream(device).wait_stream(lane.stream)
-            _idle.setdefault(device, []).append(lane)
-        self._lanes = {}
-
-    def _apply_whole(
-        self,
-        plan: LayerPlan | FusedPlan,
-        buffer: torch.Tensor,
-        base: torch.Tensor,
-        base_dtype: str,
-        result: torch.Tensor,
-        dtype: str,
-    ) -> None:
-        if isinstance(plan, FusedPlan):
-            plan.build(buffer).apply(base, base_dtype, result, dtype)
+        buffer = torch.empty(plan.size, dtype=torch.uint8, device=base.device)
+        buffer[: plan.upload_size].copy_(staged[: plan.upload_size], non_blocking=True)
+        types = (record.base_dtype or record.dtype, record.dtype)
+        rectangle = part.matrix(self.params.grid.cols)
+        if isinstance(plan, FusedPlan) and (part.whole or rectangle):
+            piece = None if part.whole or not rectangle else Part(*rectangle)
+            plan.build(buffer).apply(base, types[0], result, types[1], piece)
             return
-        with self._portable:
-            plan.build(buffer).apply(base, base_dtype, result, dtype)
+        full_base, full_result = base, result
+        if not part.whole:  # a layer is added element by element: what lies around the part does not matter
+            full_base = torch.zeros(part.full_shape, dtype=base.dtype, device=base.device)
+            full_base[part.index] = base
+            full_result = torch.empty(part.full_shape, dtype=result.dtype, device=base.device)
+        plan.build(buffer).apply(full_base, types[0], full_result, types[1])
+        if not part.whole:
+            result.copy_(full_result[part.index])
 
-    def _read(self, record: TensorRecord, lane: _Lane) -> tuple[torch.Tensor, npt.NDArray[np.uint8]]:
-        """The payload at the beginning of memory that can be uploaded, and the payload alone."""
-        size = record.layers[0].size
-        staged = lane.staged(size + _HEAD)
-        memory = staged.numpy()
-        if size:
-            self._archive.reader.payload_into(record.name, 0, memory[:size], inflate)
-        return staged, memory[:size]
 
-    def _lane(self, device: torch.device) -> _Lane:
-        key = (threading.get_ident(), device)
-        lane = self._lanes.get(key)
-        if lane is None:
-            with torch.cuda.device(device):
-                try:
-                    lane = _idle[device].pop()
-                except (KeyError, IndexError):
-                    lane = _Lane(device)
-            lane.stream.wait_event(self._started[device])
-            self._lanes[key] = lane
-        return lane
+def _grouped(records: Sequence[TensorRecord]) -> Iterator[list[_Placed]]:
+    group: list[_Placed] = []
+    position = 0
+    for record in records:
+        params = dctq.DctqParams.parse(record.layers[0].params, record.elements)
+        size, room = record.layers[0].size, _room(params)
+        if group and position + size + room > _GROUP:
+            yield group
+            group, position = [], 0
+        group.append(_Placed(record, params, (position, position + size), room))
+        position += -(-(size + room) // _ALIGNMENT) * _ALIGNMENT
+    if group:
+        yield group
+
+
+def _room(params: dctq.DctqParams) -> int:
+    """Bytes after a payload that are enough for the tables of a plan, whichever it is."""
+    return 1024 + sum(192 + len(levels) for levels in params.levels)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -22,15 +23,17 @@ from ..pipeline.parallel import default_threads, map_ordered
 from .parts import Slices, TensorPart, find_part
 
 if TYPE_CHECKING:
-    from .device_decoder import DeviceDecoder
+    from .device_decoder import Payload
 
 __all__ = ["AppliedArchive", "Check", "apply"]
 
 Check = bool | Literal["whole"]
 """Whether digests are compared; ``whole``: those of tensors that are given whole, while others are slices."""
 
-_THREADS = 6
-"""By default: with more, they wait for the interpreter's lock more than they gain."""
+_THREADS = 16
+"""By default at most: they read and decompress, and do not wait for the interpreter's lock."""
+_SMALL = 1 << 15
+"""Elements up to which a tensor on a GPU is decoded by the CPU: sooner than a kernel has been started."""
 
 _DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
@@ -83,8 +86,9 @@ def apply(
 ) -> AppliedArchive:
     """Turn the base weights of ``model`` into the fine-tune, in place or into a second buffer.
 
-    Tensors on a CUDA device are decoded there: only packed payloads cross the bus, while the next ones are read and
-    decompressed. Others are decoded by the backend ``cpu``. If anything is refused the base is restored first.
+    Tensors on a CUDA device are decoded there, but for small ones: only packed payloads cross the bus, while the next
+    ones are read and decompressed. Others are decoded by the backend ``cpu``. If anything is refused the base is
+    restored first.
 
     Args:
         model: a module, or tensors by name, under the names that the archive uses. Tied weights may share memory.
@@ -121,7 +125,7 @@ def apply(
             if check_base:
                 _check_contents(opened, jobs)
             try:
-                _apply_all(opened, jobs, applied, keep_base, threads or min(_THREADS, default_threads()))
+                _apply_all(opened, jobs, applied, keep_base, threads or default_threads(_THREADS))
                 if verify:
                     _check_results(opened, jobs)
             except BaseException:
@@ -148,8 +152,14 @@ class _Job:
 
     @property
     def on_device(self) -> bool:
-        first = self.record.layers[0] if self.record.layers else None
-        return self.base.is_cuda and first is not None and first.codec == dctq.NAME and usable_layers(self.record) == 1
+        record = self.record
+        if not self.base.is_cuda or self.is_small or usable_layers(record) != 1:
+            return False
+        return record.layers[0].codec == dctq.NAME
+
+    @property
+    def is_small(self) -> bool:
+        return self.base.is_cuda and self.record.elements <= _SMALL
 
 
 def _find_jobs(
@@ -225,23 +235,19 @@ def _apply_all(
     archive: Archive, jobs: Mapping[str, _Job], applied: AppliedArchive, keep_base: str | None, threads: int
 ) -> None:
     where = None if keep_base is None else torch.device(keep_base)
-    devices = {job.base.device for job in jobs.values() if job.on_device}
-    decoder = None
-    if devices:
-        from .device_decoder import DeviceDecoder
-
-        decoder = DeviceDecoder(archive, devices)
     layered = [job for job in jobs.values() if job.record.layers]
-    try:
-        for job, before in zip(
-            layered, map_ordered(lambda job: _apply_one(archive, job, decoder, where, applied), layered, threads),
-            strict=True,
-        ):  # fmt: skip
-            if before is not None:
-                applied.changed.append(job.record.name)
-    finally:
-        if decoder is not None:
-            decoder.join()
+    resident = {job.record.name: job for job in layered if job.on_device}
+    on_host = [job for job in layered if not job.on_device]
+    with _device_decoder(archive, list(resident.values()), threads) as payloads:
+        for job in on_host:
+            if job.is_small:  # while the first payloads are read
+                _replace(job, _decode_on_host(archive, job), where, applied)
+        for payload in payloads:
+            _apply_on_device(payload, resident[payload.record.name], where, applied)
+    large = [job for job in on_host if not job.is_small]
+    decoded = map_ordered(lambda job: _decode_on_host(archive, job), large, threads)
+    for job, result in zip(large, decoded, strict=True):
+        _replace(job, result, where, applied)
     for job in jobs.values():
         source = job.base
         if job.record.op == "alias":
@@ -249,45 +255,49 @@ def _apply_all(
             source = jobs[job.record.of].result
         if not job.record.layers and job.result.data_ptr() != source.data_ptr():
             if job.in_place:
-                _keep(job, _space(job, where), applied)
-                applied.changed.append(job.record.name)
+                _keep(job, where, applied)
             job.result.copy_(source)
         applied.tensors[job.record.name] = job.result
+    changed = {id(base) for base, _ in applied._saved}
+    applied.changed = [name for name, job in jobs.items() if job.in_place and id(job.base) in changed]
 
 
-def _apply_one(
-    archive: Archive, job: _Job, decoder: DeviceDecoder | None, where: torch.device | None, applied: AppliedArchive
-) -> torch.Tensor | None:
-    """Runs in a worker thread; a copy of the base if that was changed."""
-    with torch.no_grad():
-        if job.on_device:
-            assert decoder is not None
-            space = _space(job, where)  # of the caller's stream, so that it serves again once it is released
-            with torch.cuda.stream(decoder.stream(job.base.device)):
-                before = _keep(job, space, applied)
-                base = job.base.contiguous()
-                result = base if job.in_place else job.result
-                if result.device != base.device or not result.is_contiguous():
-                    result = torch.empty(base.shape, dtype=job.result.dtype, device=base.device)
-                decoder.decode(job.record, base, result, job.part)
-                if result.data_ptr() != job.result.data_ptr():
-                    job.result.copy_(result)
-            return before
-        decoded = _decode_on_host(archive, job)
-        before = _keep(job, _space(job, where), applied)
-        job.result.copy_(decoded)
-        return before
+@contextmanager
+def _device_decoder(archive: Archive, jobs: Sequence[_Job], threads: int) -> Iterator[Iterator[Payload]]:
+    """What was read for tensors on devices; they have their results after the block."""
+    if not jobs:
+        yield iter(())
+        return
+    from .device_decoder import DeviceDecoder
+
+    devices = {job.base.device for job in jobs}
+    with DeviceDecoder(archive, [job.record for job in jobs], devices, threads) as decoder:
+        yield decoder.payloads()
 
 
-def _space(job: _Job, where: torch.device | None) -> torch.Tensor | None:
-    """Memory for a copy of the base, if that is about to be changed."""
-    return _empty_like(job.base, where) if job.in_place else None
+def _apply_on_device(payload: Payload, job: _Job, where: torch.device | None, applied: AppliedArchive) -> None:
+    # On the caller's stream, so that the copy's memory serves again once it is released.
+    space = _empty_like(job.base, where) if job.in_place else None
+    with torch.cuda.device(job.base.device), torch.cuda.stream(payload.stream(job.base.device)):
+        if space is not None:
+            applied._saved.append((job.base, space.copy_(job.base)))
+        base = job.base.contiguous()
+        result = base if job.in_place else job.result
+        if result.device != base.device or not result.is_contiguous():
+            result = torch.empty(base.shape, dtype=job.result.dtype, device=base.device)
+        payload.apply(base, result, job.part)
+        if result.data_ptr() != job.result.data_ptr():
+            job.result.copy_(result)
 
 
-def _keep(job: _Job, space: torch.Tensor | None, applied: AppliedArchive) -> torch.Tensor | None:
-    if space is not None:
-        applied._saved.append((job.base, space.copy_(job.base)))
-    return space
+def _replace(job: _Job, decoded: torch.Tensor, where: torch.device | None, applied: AppliedArchive) -> None:
+    if job.in_place:
+        _keep(job, where, applied)
+    job.result.copy_(decoded)
+
+
+def _keep(job: _Job, where: torch.device | None, applied: AppliedArchive) -> None:
+    applied._saved.append((job.base, _empty_like(job.base, where).copy_(job.base)))
 
 
 def _empty_like(tensor: torch.Tensor, where: torch.device | None) -> torch.Tensor:

@@ -18,7 +18,7 @@ from . import core
 if TYPE_CHECKING:
     from ..container.buffers import Buffer
 
-__all__ = ["inflate"]
+__all__ = ["inflate", "inflate_payloads"]
 
 _FUNCTIONS = ("ZSTD_createDCtx", "ZSTD_freeDCtx", "ZSTD_decompressDCtx", "ZSTD_findFrameCompressedSize")
 
@@ -36,6 +36,29 @@ def inflate(stored: Buffer, offsets: Sequence[int], checksums: Sequence[int], ch
     if core is None or functions is None:
         return False
     return core.inflate_chunks(stored, array("Q", offsets), array("I", checksums), chunk_size, out, functions)
+
+
+def inflate_payloads(
+    descriptor: int,
+    offsets: Buffer,
+    checksums: Buffer,
+    payloads: Sequence[tuple[int, int, int]],
+    chunk_size: int,
+    out: Buffer,
+    threads: int,
+) -> bytes:
+    """Read payloads from an open file into ``out``, by ``threads`` threads; of each, 1 if that was possible.
+
+    Args:
+        offsets: uint64, where each chunk of the file begins, and where the last one ends.
+        checksums: uint32, crc32c of each.
+        payloads: first chunk, place in ``out``, and bytes; what is there is undefined where the result is 0.
+    """
+    functions = _zstd()
+    if core is None or functions is None:
+        return bytes(len(payloads))
+    numbers = array("Q", (number for payload in payloads for number in payload))
+    return core.inflate_payloads(descriptor, offsets, checksums, numbers, chunk_size, out, threads, functions)
 
 
 @cache

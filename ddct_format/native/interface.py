@@ -40,6 +40,22 @@ class Symbols(Protocol):
     def measure_runs(self, runs: Buffer, count: int, /) -> tuple[bool, int]:
         """Whether run bytes stay within ``count`` symbols, and how many values belong to them (section 7.2.5)."""
 
+    def split_payloads(
+        self, memory: Buffer, payloads: Buffer, classes: Buffer, codes: Buffer, threads: int, /
+    ) -> bytes:
+        """Find and check the symbols of payloads of dctq.v1, each by one thread.
+
+        Args:
+            payloads: uint64 [n, 10]: place in ``memory``, size, patches, symbols of a patch, where the class map and
+                the run counts begin and where the sections of fixed size end, all from the payload's start on; whether
+                the quantiser is affine; the first row of ``classes`` and of ``codes``, and how many.
+            classes: uint64 [m, 2]: alphabet, and whether it is sparse.
+            codes: uint64 [m, 5], filled: symbols, start and stop of run bytes, start and stop of packed symbols.
+
+        Returns:
+            of each payload 1 if nothing is wrong with what was checked: all but the scales and the multipliers.
+        """
+
 
 class Digest(Protocol):
     """Functions of ``src/digest.c``."""
@@ -71,6 +87,25 @@ class Inflate(Protocol):
             offsets: uint64, where each chunk begins in the file, and where the last one ends.
             checksums: uint32, crc32c of each chunk as it is stored.
             zstd: addresses of ZSTD_createDCtx, ZSTD_freeDCtx, ZSTD_decompressDCtx and ZSTD_findFrameCompressedSize.
+        """
+
+    def inflate_payloads(
+        self,
+        descriptor: int,
+        offsets: Buffer,
+        checksums: Buffer,
+        payloads: Buffer,
+        chunk_size: int,
+        out: Buffer,
+        threads: int,
+        zstd: tuple[int, int, int, int],
+        /,
+    ) -> bytes:
+        """Read payloads from an open file; of each 1 if all of its chunks are plainly right.
+
+        Args:
+            offsets, checksums: of all chunks of the file, as for :meth:`inflate_chunks`.
+            payloads: uint64 [n, 3]: first chunk, place in ``out``, bytes.
         """
 
     def crc32c(self, data: Buffer, portable: bool, /) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from array import array
+from contextlib import closing
 from pathlib import Path
 
 import google_crc32c
@@ -13,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddct_format.container.reader import ArchiveReader
-from ddct_format.container.source import BytesSource
+from ddct_format.container.source import BytesSource, FileSource
 from ddct_format.container.zstd_frame import compress, decompress
+from ddct_format.errors import CorruptError
 from ddct_format.native import core
 from ddct_format.native import inflate as module
-from ddct_format.native.inflate import inflate
+from ddct_format.native.inflate import inflate, inflate_payloads
 
 CHUNK = 4096
 
@@ -98,3 +101,51 @@ def test_the_reader_reads_the_same_either_way() -> None:
                     assert out == reader.payload(tensor.name, layer)
                     reader.payload_into(tensor.name, layer, out)
                     assert out == reader.payload(tensor.name, layer)
+
+
+def all_payloads(reader: ArchiveReader) -> list[tuple[str, int, int]]:
+    """Tensor, layer and a place for each payload, with gaps between them."""
+    wanted, place = [], 3
+    for tensor in reader.metadata.tensors:
+        for layer in range(len(tensor.layers)):
+            wanted.append((tensor.name, layer, place))
+            place += tensor.layers[layer].size + 5
+    return wanted
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_payloads_come_together_as_they_come_alone(threads: int) -> None:
+    for path in sorted((Path(__file__).parents[2] / "spec/vectors/good").rglob("*.ddct"))[:20]:
+        with ArchiveReader.open(FileSource(path)) as reader:
+            wanted = all_payloads(reader)
+            out = bytearray(sum(reader.tensors[name].layers[layer].size + 5 for name, layer, _ in wanted) + 3)
+            reader.payloads_into(wanted, out, inflate_payloads, threads)
+            for name, layer, place in wanted:
+                expected = reader.payload(name, layer)
+                assert out[place : place + len(expected)] == expected
+
+
+def test_of_many_payloads_the_damaged_one_is_named(tmp_path: Path) -> None:
+    data = bytearray((Path(__file__).parents[2] / "spec/vectors/good/chunks-compressed.ddct").read_bytes())
+    data[-1] ^= 1
+    path = tmp_path / "damaged.ddct"
+    path.write_bytes(data)
+    with ArchiveReader.open(FileSource(path)) as reader:
+        wanted = all_payloads(reader)
+        with pytest.raises(CorruptError) as caught:
+            reader.payloads_into(wanted, bytearray(1 << 20), inflate_payloads, 2)
+    assert caught.value.tensor == wanted[-1][0]
+
+
+def test_payloads_that_do_not_fit_are_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    stored, offsets, checksums = laid_out([b"a" * 10], 0)
+    (tmp_path / "file").write_bytes(stored)
+    with closing(FileSource(tmp_path / "file")) as source:
+        table = array("Q", offsets), array("I", checksums)
+        out = bytearray(12)
+        assert inflate_payloads(source.descriptor, *table, [(0, 2, 10)], CHUNK, out, 1) == b"\1"
+        assert out == b"\0\0" + stored
+        for wrong in ((0, 3, 10), (1, 0, 10), (0, 0, CHUNK + 1), (0, 2**64 - 1, 10)):
+            with pytest.raises(ValueError, match="do not agree"):
+                inflate_payloads(source.descriptor, *table, [wrong], CHUNK, out, 1)
+        assert inflate_payloads(source.descriptor, *table, [(0, 0, 11)], CHUNK, out, 1) == b"\0"  # ends too early

@@ -88,14 +88,14 @@ def test_out_of_memory_degrades_and_does_not_crash(models: Path) -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_several_backends_share_the_work(models: Path) -> None:
+def test_threads_share_several_devices(models: Path) -> None:
     from codec.layers import base_bytes
 
-    from ddct_format.backends.cuda import CudaBackend, SeveralCudaBackends
+    from ddct_format.backends.cuda import CudaBackend
     from parity.test_cuda import large_layer
 
     devices = [torch.device("cuda", number % torch.cuda.device_count()) for number in range(2)]
-    shared = SeveralCudaBackends([CudaBackend(device) for device in devices])
+    shared = CudaBackend(*devices)
     params, payload = large_layer(16)
     base = base_bytes(params.grid.rows * params.grid.cols, "BF16", 2, finite=True)
     wanted = get_backend("cpu").apply(params, payload, base, "BF16", "BF16")

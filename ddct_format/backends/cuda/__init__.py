@@ -4,6 +4,5 @@ from __future__ import annotations
 
 from .backend import CudaBackend
 from .device import find_devices, limit_memory
-from .several import SeveralCudaBackends
 
-__all__ = ["CudaBackend", "SeveralCudaBackends", "find_devices", "limit_memory"]
+__all__ = ["CudaBackend", "find_devices", "limit_memory"]

@@ -32,10 +32,11 @@ _portable = threading.Lock()  # Triton compiles when it first launches a kernel
 
 
 class CudaBackend(DeviceEncoder):
-    """Decodes and transforms on one CUDA device, for any number of threads, each with a stream of its own.
+    """Decodes and transforms on CUDA devices, for any number of threads, each with a stream of its own.
 
     Args:
-        device: where; tests may pass the CPU, on which Triton's interpreter runs the same kernels.
+        devices: where, each thread on one of them; tests may pass the CPU, on which Triton's interpreter runs the same
+            kernels.
     """
 
     name = "cuda"

@@ -9,7 +9,7 @@ import torch
 
 from ...errors import ConfigError
 
-__all__ = ["find_devices", "limit_memory"]
+__all__ = ["find_devices", "limit_memory", "usable_memory"]
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -41,13 +41,26 @@ def limit_memory(devices: list[torch.device]) -> None:
     Raises:
         ConfigError: the variable holds no size.
     """
+    limit = _limit()
+    if limit is not None:
+        for device in devices:
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+
+
+def usable_memory(device: torch.device) -> int:
+    """Bytes of a device's memory that this process has or may still take."""
+    free, _ = torch.cuda.mem_get_info(device)
+    own: int = free + torch.cuda.memory_reserved(device)
+    limit = _limit()
+    return own if limit is None else min(own, limit)
+
+
+def _limit() -> int | None:
     text = os.environ.get("DDCT_GPU_MEMORY", "")
     if not text:
-        return
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([KMG]?)(?:IB|B)?", text.upper())
+        return None
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)([KMG]?)(?:IB|B)?", text.upper())
     if match is None:
         raise ConfigError(f"DDCT_GPU_MEMORY is {text!r}, not a size such as 512M or 2G")
-    limit = float(match[1]) * _UNITS[match[2]]
-    for device in devices:
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+    return int(float(match[1]) * _UNITS[match[2]])

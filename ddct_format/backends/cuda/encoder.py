@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from ...codec.floats import FLOAT_WIDTHS
 from ...codec.transform import analysis_matrix, basis_matrix
 from ..encoder import (
     ACTIVITY_BINS,
+    BAND_WEIGHTS,
     BIN_EDGES,
     LARGEST_MAGNITUDE,
     AffineBand,
@@ -25,6 +27,7 @@ from ..encoder import (
     ResidualPlan,
 )
 from ..native_encoder import NativeEncoder
+from .device import usable_memory
 from .fused_encoder import MOST_AFFINE, Operands, encode_affine, encode_levels, fits
 
 __all__ = ["DTYPES", "DeviceEncoder"]
@@ -32,6 +35,12 @@ __all__ = ["DTYPES", "DeviceEncoder"]
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _NARROW = {"BF16", "F16"}
 _SYMBOLS = LARGEST_MAGNITUDE + 1
+_MOST_WEIGHTS = 1 << 23
+"""Of a band: starting work on the device takes the interpreter as long as the work itself takes on a few million."""
+_BYTES_PER_WEIGHT = 64
+"""That a band takes on the device at most."""
+_BANDS = 16
+"""That are there at a time, one for each thread, for which there should be memory."""
 
 Result = TypeVar("Result")
 
@@ -42,12 +51,21 @@ class DeviceEncoder(NativeEncoder):
     Where the device has no memory left, the host computes the band.
 
     Args:
-        device: a CUDA device; tests may pass the CPU.
+        devices: CUDA devices, which share what there is to do by thread; tests may pass the CPU.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, *devices: torch.device) -> None:
+        self._turns = cycle(devices)
         self._local = threading.local()
+        self.band_weights = max(BAND_WEIGHTS, min(_MOST_WEIGHTS, *map(_weights_that_fit, devices)))
+
+    @property
+    def device(self) -> torch.device:
+        """The calling thread's: each takes the next one when it first asks."""
+        device: torch.device | None = getattr(self._local, "device", None)
+        if device is None:
+            device = self._local.device = next(self._turns)
+        return device
 
     def difference(self, band: Band) -> npt.NDArray[np.float32]:
         return self._or_host(lambda: _host(self._delta(band)), lambda: super(DeviceEncoder, self).difference(band))
@@ -207,6 +225,12 @@ class DeviceEncoder(NativeEncoder):
             analysis = torch.from_numpy(analysis_matrix(transform, patch).astype(np.float32)).to(self.device)
             patches = analysis @ patches @ analysis.T
         return patches.reshape(len(patches), -1)
+
+
+def _weights_that_fit(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _MOST_WEIGHTS
+    return usable_memory(device) // (_BANDS * _BYTES_PER_WEIGHT)
 
 
 def _cut(view: torch.Tensor, patch: int) -> torch.Tensor:

@@ -3,8 +3,11 @@
  * The zstd library is the system's, if there is one: the caller passes the addresses of its functions. Only what is
  * plainly right is taken; anything else is left to the careful path in Python, which says what is wrong with it. */
 #include "arguments.h"
+#include "parallel.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct {
     void *(*create)(void);
@@ -90,9 +93,9 @@ static bool header_is_plain(const uint8_t *frame, size_t size, uint64_t raw_size
     return length > 0 && content + (length == 2 ? 256 : 0) == raw_size;
 }
 
-static bool inflate_all(const uint8_t *stored, const uint64_t *offsets, const uint32_t *checksums, size_t count,
-                        uint64_t chunk_size, uint8_t *out, uint64_t out_size, const Zstd *zstd) {
-    void *context = zstd->create();
+/* Consecutive chunks, whose bytes `stored` holds, into as many raw bytes. */
+static bool inflate_all(void *context, const uint8_t *stored, const uint64_t *offsets, const uint32_t *checksums,
+                        size_t count, uint64_t chunk_size, uint8_t *out, uint64_t out_size, const Zstd *zstd) {
     bool good = context != NULL;
     for (size_t chunk = 0; good && chunk < count; chunk++) {
         const uint8_t *piece = stored + (offsets[chunk] - offsets[0]);
@@ -107,9 +110,25 @@ static bool inflate_all(const uint8_t *stored, const uint64_t *offsets, const ui
             good = header_is_plain(piece, size, raw_size) && zstd->frame_size(piece, size) == size &&
                    zstd->decompress(context, out + begin, raw_size, piece, size) == raw_size;
     }
+    return good;
+}
+
+static bool inflate_alone(const uint8_t *stored, const uint64_t *offsets, const uint32_t *checksums, size_t count,
+                          uint64_t chunk_size, uint8_t *out, uint64_t out_size, const Zstd *zstd) {
+    void *context = zstd->create();
+    bool good = inflate_all(context, stored, offsets, checksums, count, chunk_size, out, out_size, zstd);
     if (context != NULL)
         zstd->destroy(context);
     return good;
+}
+
+static Zstd zstd_at(const unsigned long long *functions) {
+    Zstd zstd;
+    memcpy(&zstd.create, &functions[0], sizeof zstd.create);
+    memcpy(&zstd.destroy, &functions[1], sizeof zstd.destroy);
+    memcpy(&zstd.decompress, &functions[2], sizeof zstd.decompress);
+    memcpy(&zstd.frame_size, &functions[3], sizeof zstd.frame_size);
+    return zstd;
 }
 
 static PyObject *inflate_chunks(PyObject *module, PyObject *arguments) {
@@ -119,11 +138,7 @@ static PyObject *inflate_chunks(PyObject *module, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "y*y*y*Kw*(KKKK)", &stored, &offsets, &checksums, &chunk_size, &out, &functions[0],
                           &functions[1], &functions[2], &functions[3]))
         return NULL;
-    Zstd zstd;
-    memcpy(&zstd.create, &functions[0], sizeof zstd.create);
-    memcpy(&zstd.destroy, &functions[1], sizeof zstd.destroy);
-    memcpy(&zstd.decompress, &functions[2], sizeof zstd.decompress);
-    memcpy(&zstd.frame_size, &functions[3], sizeof zstd.frame_size);
+    Zstd zstd = zstd_at(functions);
     size_t count = (size_t)checksums.len / 4;
     const uint64_t *places = offsets.buf;
     bool fits = chunk_size > 0 && (size_t)offsets.len == 8 * (count + 1) && (size_t)checksums.len == 4 * count &&
@@ -133,8 +148,8 @@ static PyObject *inflate_chunks(PyObject *module, PyObject *arguments) {
         fits = places[chunk] <= places[chunk + 1];
     bool good = false;
     if (fits)
-        WITHOUT_LOCK(out.len, good = inflate_all(stored.buf, places, checksums.buf, count, chunk_size, out.buf,
-                                                 (uint64_t)out.len, &zstd));
+        WITHOUT_LOCK(out.len, good = inflate_alone(stored.buf, places, checksums.buf, count, chunk_size, out.buf,
+                                                   (uint64_t)out.len, &zstd));
     PyBuffer_Release(&stored);
     PyBuffer_Release(&offsets);
     PyBuffer_Release(&checksums);
@@ -144,6 +159,144 @@ static PyObject *inflate_chunks(PyObject *module, PyObject *arguments) {
         return NULL;
     }
     return PyBool_FromLong(good);
+}
+
+/* Payloads of a file. A piece is some consecutive chunks of one of them, read with one call. */
+enum { PIECE_BYTES = 1 << 20 };
+
+typedef struct {
+    uint64_t first, place, size; /* chunk, byte of the output, bytes */
+} Payload;
+
+typedef struct {
+    uint32_t payload, chunk; /* the first chunk, counted from the payload's own first */
+} Piece;
+
+typedef struct {
+    int descriptor;
+    const uint64_t *offsets;
+    const uint32_t *checksums;
+    const Payload *payloads;
+    const Piece *pieces;
+    uint64_t chunk_size, piece_chunks, room;
+    uint8_t *out, *scratch; /* room bytes for each worker */
+    void **contexts;
+    uint8_t *bad; /* one for each piece */
+    Zstd zstd;
+} Inflation;
+
+static uint64_t chunks_of(uint64_t size, uint64_t chunk_size) {
+    return size / chunk_size + (size % chunk_size != 0);
+}
+
+static bool read_all(int descriptor, uint8_t *into, uint64_t size, uint64_t offset) {
+    while (size > 0) {
+        ssize_t done = pread(descriptor, into, size, (off_t)offset);
+        if (done <= 0)
+            return false;
+        into += done, size -= (uint64_t)done, offset += (uint64_t)done;
+    }
+    return true;
+}
+
+static void inflate_piece(void *context, size_t worker, size_t item) {
+    const Inflation *all = context;
+    const Payload *payload = &all->payloads[all->pieces[item].payload];
+    uint64_t begin = all->pieces[item].chunk, count = chunks_of(payload->size, all->chunk_size) - begin;
+    count = count < all->piece_chunks ? count : all->piece_chunks;
+    const uint64_t *offsets = all->offsets + payload->first + begin;
+    uint8_t *stored = all->scratch + worker * all->room;
+    uint64_t start = begin * all->chunk_size, size = payload->size - start;
+    size = size < count * all->chunk_size ? size : count * all->chunk_size;
+    if (all->contexts[worker] == NULL)
+        all->contexts[worker] = all->zstd.create();
+    all->bad[item] = !read_all(all->descriptor, stored, offsets[count] - offsets[0], offsets[0]) ||
+                     !inflate_all(all->contexts[worker], stored, offsets, all->checksums + payload->first + begin,
+                                  count, all->chunk_size, all->out + payload->place + start, size, &all->zstd);
+}
+
+static void inflate_pieces(Inflation *all, size_t pieces, size_t workers) {
+    share_work(pieces, workers, inflate_piece, all);
+    for (size_t worker = 0; worker < workers; worker++)
+        if (all->contexts[worker] != NULL)
+            all->zstd.destroy(all->contexts[worker]);
+}
+
+/* Whether sizes and places agree; counts the pieces, and the most stored bytes of one. */
+static bool measure_payloads(Inflation *all, size_t count, uint64_t chunks, uint64_t out_size, size_t *pieces) {
+    *pieces = 0;
+    for (size_t number = 0; number < count; number++) {
+        const Payload *payload = &all->payloads[number];
+        uint64_t own = chunks_of(payload->size, all->chunk_size);
+        if (payload->first > chunks || own > chunks - payload->first || payload->place > out_size ||
+            payload->size > out_size - payload->place || own > UINT32_MAX)
+            return false;
+        const uint64_t *offsets = all->offsets + payload->first;
+        for (uint64_t chunk = 0; chunk < own; chunk++)
+            if (offsets[chunk] > offsets[chunk + 1] || offsets[chunk + 1] - offsets[chunk] > all->chunk_size)
+                return false;
+        *pieces += (size_t)chunks_of(own, all->piece_chunks);
+    }
+    all->room = all->piece_chunks * all->chunk_size;
+    return count <= UINT32_MAX;
+}
+
+static PyObject *inflate_payloads(PyObject *module, PyObject *arguments) {
+    (void)module;
+    Py_buffer offsets, checksums, payloads, out;
+    unsigned long long chunk_size, functions[4];
+    unsigned int workers;
+    int descriptor;
+    if (!PyArg_ParseTuple(arguments, "iy*y*y*Kw*I(KKKK)", &descriptor, &offsets, &checksums, &payloads, &chunk_size,
+                          &out, &workers, &functions[0], &functions[1], &functions[2], &functions[3]))
+        return NULL;
+    size_t count = (size_t)payloads.len / sizeof(Payload), pieces = 0, chunks = (size_t)checksums.len / 4;
+    Inflation all = {.descriptor = descriptor, .offsets = offsets.buf, .checksums = checksums.buf,
+                     .payloads = payloads.buf, .chunk_size = chunk_size, .out = out.buf, .zstd = zstd_at(functions)};
+    bool fits = chunk_size > 0 && workers > 0 && (size_t)payloads.len == count * sizeof(Payload) &&
+                (size_t)checksums.len == 4 * chunks && (size_t)offsets.len == 8 * (chunks + 1);
+    if (fits) {
+        all.piece_chunks = chunk_size < PIECE_BYTES ? PIECE_BYTES / chunk_size : 1;
+        fits = measure_payloads(&all, count, chunks, (uint64_t)out.len, &pieces);
+    }
+    PyObject *result = NULL;
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "sizes of chunks, checksums, payloads and output do not agree");
+    } else {
+        workers = workers < pieces ? workers : (unsigned int)(pieces + !pieces);
+        Piece *list = calloc(pieces + 1, sizeof(Piece));
+        all.bad = calloc(pieces + 1, 1);
+        all.contexts = calloc(workers, sizeof(void *));
+        all.scratch = malloc(workers * all.room);
+        if (list != NULL && all.bad != NULL && all.contexts != NULL && all.scratch != NULL) {
+            size_t piece = 0;
+            for (uint32_t number = 0; number < count; number++)
+                for (uint64_t chunk = 0, own = chunks_of(all.payloads[number].size, chunk_size); chunk < own;
+                     chunk += all.piece_chunks)
+                    list[piece++] = (Piece){number, (uint32_t)chunk};
+            all.pieces = list;
+            WITHOUT_LOCK(UINT64_MAX, inflate_pieces(&all, pieces, workers));
+            result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count);
+        } else {
+            PyErr_NoMemory();
+        }
+        if (result != NULL) {
+            char *good = PyBytes_AsString(result);
+            memset(good, 1, count);
+            for (size_t piece = 0; piece < pieces; piece++)
+                if (all.bad[piece])
+                    good[list[piece].payload] = 0;
+        }
+        free(list);
+        free(all.bad);
+        free(all.contexts);
+        free(all.scratch);
+    }
+    PyBuffer_Release(&offsets);
+    PyBuffer_Release(&checksums);
+    PyBuffer_Release(&payloads);
+    PyBuffer_Release(&out);
+    return result;
 }
 
 static PyObject *crc32c_of(PyObject *module, PyObject *arguments) {
@@ -159,6 +312,7 @@ static PyObject *crc32c_of(PyObject *module, PyObject *arguments) {
 
 PyMethodDef inflate_methods[] = {
     {"inflate_chunks", inflate_chunks, METH_VARARGS, NULL},
+    {"inflate_payloads", inflate_payloads, METH_VARARGS, NULL},
     {"crc32c", crc32c_of, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
