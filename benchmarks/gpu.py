@@ -11,14 +11,18 @@ kernels are medians of CUDA-graph replays, so that they hold no launch gaps.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
+import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +44,8 @@ from ddct_format.container.digest import model_id
 from ddct_format.container.records import Layer, Metadata, ShardRecord, TensorRecord, target_ids
 from ddct_format.container.writer import ArchiveWriter
 
+Result = TypeVar("Result")
+
 LEVELS = ((0,), (0, 18, -18), (0, 18, -18))
 SHARES = (0.2, 0.5, 0.3)
 """Patches of nothing, dense ternary and sparse ternary symbols: what ``balanced`` writes at its best."""
@@ -48,6 +54,8 @@ FULL_SHARES = (0.2, 0.5, 0.3)
 """All that ``balanced`` uses on real models: sparse classes, 16 low-rank terms, rows and columns by key."""
 DENSITY = 0.04
 """Share of the sparse classes' symbols that are not 0."""
+
+NORM = (4096,)
 
 KINDS = ("balanced", "balanced rank 16", "balanced full", "paper")
 
@@ -114,6 +122,14 @@ def synthetic_layer(kind: str, rows: int, cols: int, seed: int = 0) -> tuple[Dct
         alphabet = len(levels[number]) - 1
         parts += [run, dense(int((run != 255).sum()), alphabet, symbols_per_byte(alphabet))]
     return params, split_payload(params, np.concatenate(parts))
+
+
+def synthetic_vector(size: int) -> tuple[DctqParams, StoredPayload]:
+    """A random valid layer of a vector."""
+    levels = (0, *(sign * level for level in range(1, 16) for sign in (1, -1)))
+    params = DctqParams(PatchGrid(size // 8, 8, 8), "none", "levels", (levels,))
+    symbols = np.random.default_rng(0).integers(0, len(levels), size, dtype=np.uint8)
+    return params, split_payload(params, np.concatenate([np.float32([1e-4]).view(np.uint8), symbols]))
 
 
 def upload(plan: LayerPlan | FusedPlan) -> torch.Tensor:
@@ -270,12 +286,14 @@ def mixes(copy: float) -> None:
 
 def swap(copy: float) -> None:
     """A synthetic 7B fine-tune onto a resident base, against loading all of it."""
-    shapes = LLAMA["7B"]
-    names = [f"layer.{number:03d}" for number in range(len(shapes))]
+    names, shapes = zip(*sorted(model_7b()), strict=True)
     model = {
         name: (torch.randn(shape, device="cuda") * 0.05).bfloat16() for name, shape in zip(names, shapes, strict=True)
     }
-    layers = {shape: synthetic_layer("balanced", *shape) for shape in set(shapes)}
+    layers = {
+        shape: synthetic_vector(shape[0]) if shape == NORM else synthetic_layer("balanced", *shape)
+        for shape in set(shapes)
+    }
     with tempfile.TemporaryDirectory() as folder:
         archive, full = Path(folder) / "model.ddct", Path(folder) / "model.safetensors"
         before = dict(zip(names, tensor_digests([model[name] for name in names]), strict=True))
@@ -302,68 +320,156 @@ def swap(copy: float) -> None:
                          (ShardRecord("model.safetensors"),), (), tuple(records)), None)  # fmt: skip
         print(f"archive {archive.stat().st_size / 1e9:.2f} GB, full {full.stat().st_size / 1e9:.2f} GB\n")
         print("| operation | seconds |\n|---|---|")
-
-        def timed(what: str, work: Callable[[], object], after: Callable[[object], None] = lambda _: None) -> None:
-            best = 1e9
-            for _ in range(3):
-                torch.cuda.synchronize()
-                started = time.perf_counter()
-                result = work()
-                torch.cuda.synchronize()
-                best = min(best, time.perf_counter() - started)
-                after(result)
-                del result
-            print(f"| {what} | {best:.3f} |", flush=True)
-
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
-        for checks in (False, True):
-            timed(
-                f"swap, digests of base and result {'checked' if checks else 'not checked'}",
-                lambda checks=checks: apply(model, archive, check_base=checks, verify=checks),
-                lambda applied: applied.revert(),
-            )
+        swaps(model, archive, "balanced")
         print(
             f"| peak GPU memory in GB, base {held / 1e9:.1f} included | {torch.cuda.max_memory_allocated() / 1e9:.1f} |"
         )
-        staged = torch.empty(archive.stat().st_size, dtype=torch.uint8, pin_memory=True)
-        timed("pinned copy of the archive's bytes", lambda: staged.to("cuda", non_blocking=True))
-        whole = torch.empty(full.stat().st_size, dtype=torch.uint8, pin_memory=True)
-        timed("pinned copy of the full fine-tune", lambda: whole.to("cuda", non_blocking=True))
-        whole.resize_(0)
-        timed("safetensors load of the full fine-tune", lambda: load_file(full, device="cuda"))
+        loads(full, archive)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"\npeak host memory of the whole benchmark: {peak / 1e6:.1f} GB")
 
 
+def timed(what: str, work: Callable[[], Result], after: Callable[[Result], object] = lambda _: None) -> None:
+    """Print the best and the median of seven calls."""
+    times = []
+    for _ in range(7):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        result = work()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+        after(result)
+        del result
+    print(f"| {what} | {min(times):.3f} (median {statistics.median(times):.3f}) |", flush=True)
+
+
+def swaps(model: Mapping[str, torch.Tensor], archive: Path, preset: str) -> None:
+    for checks in (False, True):
+        timed(
+            f"swap, {preset}, digests of base and result {'checked' if checks else 'not checked'}",
+            lambda checks=checks: apply(model, archive, check_base=checks, verify=checks),
+            lambda applied: applied.revert(),
+        )
+
+
+def loads(full: Path, archive: Path) -> None:
+    """What a swap is compared with."""
+    for what, path in (("the archive's bytes", archive), ("the full fine-tune", full)):
+        staged = torch.empty(path.stat().st_size, dtype=torch.uint8, pin_memory=True)
+        timed(f"pinned copy of {what}", lambda staged=staged: staged.to("cuda", non_blocking=True))
+        del staged
+    timed("safetensors load of the full fine-tune", lambda: load_file(full, device="cuda"))
+
+
+def model_7b() -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of all tensors of a 7B Llama."""
+    layer = [(f"self_attn.{kind}_proj.weight", (4096, 4096)) for kind in "qkvo"]
+    layer += [(f"mlp.{kind}_proj.weight", (11008, 4096)) for kind in ("gate", "up")]
+    layer += [("mlp.down_proj.weight", (4096, 11008))]
+    layer += [(f"{kind}_layernorm.weight", NORM) for kind in ("input", "post_attention")]
+    every = [(f"model.layers.{number}.{name}", shape) for number in range(32) for name, shape in layer]
+    outer = [
+        ("model.embed_tokens.weight", (32000, 4096)),
+        ("lm_head.weight", (32000, 4096)),
+        ("model.norm.weight", NORM),
+    ]
+    return [*outer, *every]
+
+
+def write_pair(folder: Path) -> int:
+    """A base and a fine-tune in ``folder``: noise and eight strong directions in each matrix; their weights."""
+    for fine_tuned in (False, True):
+        tensors = {}
+        for number, (name, shape) in enumerate(model_7b()):
+            torch.manual_seed(number)
+            values = torch.randn(shape, device="cuda") * 0.02
+            if fine_tuned:
+                values += torch.randn(shape, device="cuda") * 2e-4
+                if len(shape) == 2:
+                    left, right = torch.randn(shape[0], 8, device="cuda"), torch.randn(8, shape[1], device="cuda")
+                    values += left @ right * 5e-5
+            tensors[name] = values.bfloat16().cpu()
+        path = folder / ("tuned" if fine_tuned else "base")
+        path.mkdir()
+        save_file(tensors, path / "model.safetensors")
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+class Watch:
+    """Seconds of the phases of a pack or unpack, and the peaks of memory meanwhile; a context manager.
+
+    Attributes:
+        phases: what was done, and for how long.
+        host: most bytes of this process that are not pages of files; sampled.
+        device: most bytes that torch held on the device.
+    """
+
+    def __enter__(self) -> Watch:
+        self.phases = [("opening", 0.0)]
+        self.host = 0
+        self._running = True
+        self._started = self._last = time.perf_counter()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        torch.cuda.reset_peak_memory_stats()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.note("")
+        self.seconds = self._last - self._started
+        self.device = torch.cuda.max_memory_reserved()
+        self._running = False
+        self._thread.join()
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """For the argument of that name."""
+        if not self.phases or self.phases[-1][0] != what:
+            self.note(what)
+
+    def note(self, what: str) -> None:
+        now = time.perf_counter()
+        if self.phases:
+            self.phases[-1] = (self.phases[-1][0], now - self._last)
+        self._last = now
+        self.phases.append((what, 0.0))
+
+    def _sample(self) -> None:
+        while self._running:
+            status = Path("/proc/self/status").read_text()
+            self.host = max(self.host, int(status.split("RssAnon:")[1].split()[0]) * 1024)
+            time.sleep(0.02)
+
+    def row(self, what: str) -> str:
+        phases = ", ".join(f"{name} {taken:.1f}" for name, taken in self.phases[:-1])
+        return f"| {what} | {self.seconds:.1f} | {self.host / 1e9:.1f} | {self.device / 1e9:.1f} | {phases} |"
+
+
 def pipeline(_: float) -> None:
-    """A synthetic pair of two layers of a 7B Llama and its embeddings, from page cache to archive and back."""
-    shapes = [(4096, 4096)] * 8 + [(11008, 4096)] * 4 + [(4096, 11008)] * 2 + [(32000, 4096)]
-    torch.manual_seed(0)
-    print("| preset | weights | pack s | unpack s | archive MB | peak GPU GB |\n|---|---|---|---|---|---|")
+    """A 7B pair from page cache to archive, to a directory, and onto a resident base."""
+    threads = len(os.sched_getaffinity(0))
+    resources: dict[str, Any] = {"device": "cuda", "threads": threads, "memory": 16 << 30}
     with tempfile.TemporaryDirectory() as folder:
-        models: dict[str, dict[str, torch.Tensor]] = {"base": {}, "tuned": {}}
-        for number, shape in enumerate(shapes):
-            base = torch.randn(shape, device="cuda") * 0.02
-            change = torch.randn(shape, device="cuda") * 2e-4
-            change += torch.randn(shape[0], 8, device="cuda") @ torch.randn(8, shape[1], device="cuda") * 5e-5
-            models["base"][f"layer.{number}"] = base.bfloat16().cpu()
-            models["tuned"][f"layer.{number}"] = (base + change).bfloat16().cpu()
-        for name, tensors in models.items():
-            (Path(folder) / name).mkdir()
-            save_file(tensors, Path(folder) / name / "model.safetensors")
-        weights = sum(rows * cols for rows, cols in shapes)
+        base, tuned = Path(folder) / "base", Path(folder) / "tuned"
+        weights = write_pair(Path(folder))
+        print(f"{weights / 1e9:.2f} G weights, {threads} threads, working set of 16 GiB\n")
+        print("| operation | seconds | host memory GB | GPU memory GB | of which, in seconds |\n|---|---|---|---|---|")
         for preset in ("paper", "balanced"):
-            torch.cuda.reset_peak_memory_stats()
-            archive = Path(folder) / f"{preset}.ddct"
-            paths = (Path(folder) / "base", Path(folder) / "tuned")
-            packed = pack(*paths, archive, preset=preset, device="cuda", verify=False)
-            unpacked = unpack(archive, paths[0], Path(folder) / preset, device="cuda")
-            print(
-                f"| {preset} | {weights / 1e6:.0f} M | {packed.seconds:.1f} | {unpacked.seconds:.1f} "
-                f"| {archive.stat().st_size / 1e6:.0f} | {torch.cuda.max_memory_allocated() / 1e9:.2f} |",
-                flush=True,
-            )
+            archive, out = Path(folder) / f"{preset}.ddct", Path(folder) / preset
+            with Watch() as watch:
+                pack(base, tuned, archive, preset=preset, cache=False, progress=watch.progress, **resources)
+            print(watch.row(f"pack {preset}"), flush=True)
+            with Watch() as watch:
+                unpack(archive, base, out, progress=watch.progress, **resources)
+            print(watch.row(f"unpack {preset}, {archive.stat().st_size / 1e9:.2f} GB"), flush=True)
+            shutil.rmtree(out)
+        torch.cuda.empty_cache()
+        print("\n| onto the GPU | seconds |\n|---|---|")
+        model = load_file(base / "model.safetensors", device="cuda")
+        for preset in ("paper", "balanced"):
+            swaps(model, Path(folder) / f"{preset}.ddct", preset)
+        loads(tuned / "model.safetensors", Path(folder) / "balanced.ddct")
 
 
 def main() -> None:

@@ -55,6 +55,14 @@ def test_pack_unpack_inspect_and_verify_speak_json(models: Path, tmp_path: Path)
     assert (tmp_path / "out" / "config.json").exists()
 
 
+def test_a_limit_of_gpu_memory_reaches_the_process(models: Path, tmp_path: Path) -> None:
+    """The backend takes it from there, on a machine with a GPU: see tests/parity/test_devices.py."""
+    command = ("pack", models / "base", models / "tuned", tmp_path / "t.ddct", "--preset", "paper")
+    shown = f"{sys.executable} -c 'import os; print(os.environ[\"DDCT_GPU_MEMORY\"])'"
+    assert succeed(*command, "--eval", shown, "--gpu-memory", "1.5G")["metric"] == 1.5 * 2**30
+    assert ddct(*command, "--gpu-memory", "much").returncode == 2
+
+
 def test_the_same_in_words(models: Path, tmp_path: Path) -> None:
     result = ddct("unpack", models / "tuned.ddct", "--base", models / "base", tmp_path / "out")
     assert "applied   2 of 2 tensors" in result.stdout

@@ -71,10 +71,12 @@ def test_what_could_hurt_is_off_unless_it_is_asked_for(tmp_path: Path) -> None:
 def test_every_key_is_taken(tmp_path: Path) -> None:
     text = MINIMAL.replace("[base]", "settle_seconds = 0.5\nplain_settle_seconds = 2\nrescan_seconds = 3\n[base]")
     text += 'stop_seconds = 0\n[pack]\npreset = "paper-mix"\ndevice = "reference"\nthreads = 2\nnice = 19\n'
+    text += "gpu_memory_megabytes = 1500\n"
     config = load_config(write(tmp_path, text))
     assert (config.settle_seconds, config.plain_settle_seconds, config.rescan_seconds) == (0.5, 2, 3)
     assert (config.preset, config.device, config.threads, config.nice) == ("paper-mix", "reference", 2, 19)
     assert config.stop_seconds == 0
+    assert config.gpu_memory_bytes == 1_500_000_000
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,9 @@ def test_a_second_daemon_on_one_folder_with_another_state_says_so_and_ends(world
 
 
 def test_a_worker_has_the_configured_threads_and_sees_no_gpu(world: World) -> None:
-    world.config.write_text(world.config.read_text().replace("nice = 0", "nice = 0\nthreads = 3"))
+    world.config.write_text(
+        world.config.read_text().replace("nice = 0", "nice = 0\nthreads = 3\ngpu_memory_megabytes = 2")
+    )
     world.start()
     world.write("checkpoint-1", 1)
     world.wait_for_stage("checkpoint-1", "packing")
@@ -107,6 +109,7 @@ def test_a_worker_has_the_configured_threads_and_sees_no_gpu(world: World) -> No
     environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
     os.kill(worker, signal.SIGCONT)
     assert {b"CUDA_VISIBLE_DEVICES=", b"OMP_NUM_THREADS=3", b"OPENBLAS_NUM_THREADS=3"} <= set(environment)
+    assert b"DDCT_GPU_MEMORY=2000000" in environment
     world.wait_for_stage("checkpoint-1", "published")
     world.stop()
 

@@ -63,24 +63,27 @@ def test_a_model_is_packed_and_unpacked_on_the_device(models: Path) -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_out_of_memory_degrades_and_does_not_crash(models: Path) -> None:
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_a_limit_of_memory_is_kept_and_what_does_not_fit_degrades(models: Path, way: str) -> None:
     """24 MB are too little for the large tensor in one piece. In a process of its own: what is held already stays."""
     program = (
-        "import sys, torch, ddct_format\n"
-        "base, tuned, archive, out = sys.argv[1:]\n"
-        "ddct_format.pack(base, tuned, archive, preset='paper', device='cuda')\n"
-        "ddct_format.unpack(archive, base, out, device='cuda')\n"
+        "import sys, torch\n"
+        "from ddct_format.cli.main import cli\n"
+        "base, tuned, archive, out, *limit = sys.argv[1:]\n"
+        "for command in (['pack', base, tuned, archive, '--preset', 'paper'], ['unpack', archive, '--base', base, out]):\n"
+        "    cli.main([*command, '--device', 'cuda', *limit], standalone_mode=False)\n"
         "print(torch.cuda.max_memory_reserved())\n"
     )
     paths = [models / "base", models / "tuned", models / "capped.ddct", models / "capped"]
+    limit = ["--gpu-memory", "24M"] if way == "option" else []
     run = subprocess.run(
-        [sys.executable, "-c", program, *map(str, paths)],
-        env=os.environ | {"DDCT_GPU_MEMORY": "24M"},
+        [sys.executable, "-c", program, *map(str, paths), *limit],
+        env=os.environ | ({"DDCT_GPU_MEMORY": "24M"} if way == "variable" else {}),
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr[-4000:]
-    assert 0 < int(run.stdout) <= 24 << 20
+    assert 0 < int(run.stdout.split()[-1]) <= 24 << 20
     ddct_format.unpack(models / "capped.ddct", models / "base", models / "cpu")
     ours, theirs = load(models / "capped"), load(models / "cpu")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
