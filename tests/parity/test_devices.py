@@ -70,8 +70,9 @@ def test_a_limit_of_memory_is_kept_and_what_does_not_fit_degrades(models: Path, 
         "import sys, torch\n"
         "from ddct_format.cli.main import cli\n"
         "base, tuned, archive, out, *limit = sys.argv[1:]\n"
-        "for command in (['pack', base, tuned, archive, '--preset', 'paper'], ['unpack', archive, '--base', base, out]):\n"
-        "    cli.main([*command, '--device', 'cuda', *limit], standalone_mode=False)\n"
+        "limit += ['--device', 'cuda']\n"
+        "cli.main(['pack', base, tuned, archive, '--preset', 'paper', *limit], standalone_mode=False)\n"
+        "cli.main(['unpack', archive, '--base', base, out, *limit], standalone_mode=False)\n"
         "print(torch.cuda.max_memory_reserved())\n"
     )
     paths = [models / "base", models / "tuned", models / "capped.ddct", models / "capped"]
