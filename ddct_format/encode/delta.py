@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..backends.encoder import LARGEST_MAGNITUDE, DeltaSums, Encoder
 from ..codec.dctq import DctqParams
+from .blocks import terms_of
 from .factors import RANK_LIMIT, Factors, factorise
 from .low_rank import quantise_low_rank, residual_squares
 from .pair import Pair
@@ -63,7 +64,7 @@ class DeltaAnalysis:
 
 @dataclass(frozen=True, slots=True)
 class EncodedDelta:
-    """A layer's parameters and its payload, in sections.
+    """A layer's parameters and its payload, in sections, the scales first.
 
     Attributes:
         fixed: bytes of the sections whose size does not depend on the number of rows, before packing.
@@ -174,10 +175,11 @@ def encode_delta(
     )
     with np.errstate(over="ignore"):  # whoever writes it looks at the result
         numbers = np.array(scales, dtype="<f4")
-    fixed = [_bytes(numbers), _bytes(multipliers), coded.col_keys, _bytes(right.T)]
+    right_terms = terms_of(right)
+    fixed = [_bytes(numbers), _bytes(multipliers), coded.col_keys]
     by_rows = _sections(coded, left)
-    sections = [fixed[0], fixed[1], coded.row_keys, fixed[2], _bytes(left.T), fixed[3], *by_rows]
-    return EncodedDelta(params, sections, fixed)
+    sections = [fixed[0], fixed[1], coded.row_keys, fixed[2], *terms_of(left), *right_terms, *by_rows]
+    return EncodedDelta(params, sections, [*fixed, *right_terms])
 
 
 def _sections(coded: CodedResidual, left: npt.NDArray[np.int8]) -> list[Bytes]:

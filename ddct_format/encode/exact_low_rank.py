@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..codec.dctq import MAX_MULTIPLIER_SUM, DctqParams
 from ..codec.patches import PatchGrid
+from .blocks import terms_of
 from .delta import EncodedDelta
 from .factors import Factors
 
@@ -80,17 +81,17 @@ def encode_low_rank(factors: Factors, power: int, unit_counts: UnitCounts) -> En
     multipliers = np.rint(weights / scale).astype("<u2")
     params = DctqParams(PatchGrid(rows, cols, _PATCH), "none", "levels", ((0,),), rank=best)
     scales = np.array([0.0, np.ldexp(scale, power)], dtype="<f4")
-    sections = [scales, multipliers, left_q.T.astype(np.int8), right_q.T.astype(np.int8)]
-    return EncodedDelta(params, [np.ascontiguousarray(part).view(np.uint8).reshape(-1) for part in sections], [])
+    sides = [*terms_of(left_q.astype(np.int8)), *terms_of(right_q.astype(np.int8))]
+    return EncodedDelta(params, [scales.view(np.uint8), multipliers.view(np.uint8), *sides], [])
 
 
 def take_rows(encoded: EncodedDelta, rows: npt.NDArray[np.int64]) -> EncodedDelta:
     """The low-rank product of some rows alone."""
     params = encoded.params
-    scales, multipliers, left, right = encoded.sections
-    some = np.ascontiguousarray(left.reshape(params.rank, -1)[:, rows]).reshape(-1)
+    scales, multipliers, *factors = encoded.sections
+    left, right = factors[: params.rank], factors[params.rank :]
     grid = PatchGrid(rows.size, params.grid.cols, _PATCH)
-    return EncodedDelta(replace(params, grid=grid), [scales, multipliers, some, right], [])
+    return EncodedDelta(replace(params, grid=grid), [scales, multipliers, *(term[rows] for term in left), *right], [])
 
 
 def _quantise(

@@ -12,6 +12,7 @@ from ..codec import ulp
 from ..codec.floats import float32_from_bytes
 from ..container.dtypes import DTYPE_BITS
 from ..container.zstd_frame import compress
+from .blocks import share_blocks
 from .delta import EncodedDelta
 from .exact import Kinds, encode_exact
 from .exact_low_rank import CHEAP_RANKS, MOST_RANKS, UnitCounts, encode_low_rank, take_rows
@@ -27,8 +28,6 @@ __all__ = ["encode_exactly"]
 _SMALLEST_SIDE = 16
 """A narrower matrix has no low-rank part to speak of."""
 _FRACTION_BITS = {"BF16": 7, "F16": 10, "F32": 23}
-_FACTOR_PIECE = 4096
-"""Factors of strong terms use more of their range than those of weak ones: entropy tables for each few of them."""
 
 _WHOLE = 1 << 22
 """Weights, up to which both ways are tried on the whole tensor; beyond it a sample of rows decides."""
@@ -105,7 +104,7 @@ def _decide(
         if applied is not None and applied[0].result is not None:
             before = applied[0].result
             params, _, size = encode_exact(before, target.dtype, target.data, target.dtype, cols)
-            together = size * weight + _stored_size(predicted.sections)
+            together = size * weight + _stored_size(share_blocks(predicted.sections))
             best = min(best, (together, False, (params.row_keys, params.col_keys)))
     return best[1], best[2]
 
@@ -121,12 +120,7 @@ def _predicted_layers(
     """The low-rank layer and an exact one on top, and about how many bytes they take; none if there is none."""
     if predicted is None:
         return (), 0.0
-    sections = [
-        section[start : start + _FACTOR_PIECE]
-        for section in predicted.sections
-        for start in range(0, section.size, _FACTOR_PIECE)
-    ]
-    applied = apply_delta(pair, EncodedDelta(predicted.params, sections, []), backend, workspace)
+    applied = apply_delta(pair, predicted, backend, workspace)
     if applied is None or applied[0].result is None:
         return (), 0.0
     lossy, target = applied[0], pair.target

@@ -26,7 +26,7 @@ from .workspace import Workspace
 
 __all__ = ["CodedResidual", "encode_residual"]
 
-_SPARSE_BELOW = 0.5
+_SPARSE_BELOW = 0.38
 """Share of symbols other than zero under which runs of zeros are coded."""
 
 Bytes = npt.NDArray[np.uint8]

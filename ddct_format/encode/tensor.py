@@ -13,6 +13,7 @@ from ..codec.dctq import DctqParams
 from ..codec.floats import FLOAT_DTYPES
 from ..container.dtypes import DTYPE_BITS, tensor_nbytes
 from ..native.digest import tensor_hasher
+from .blocks import share_blocks
 from .delta import DeltaAnalysis, EncodedDelta, analyse_delta, encode_delta, matrix_view, vector_view
 from .pair import Pair, TensorData
 from .paper import encode_paper
@@ -123,7 +124,8 @@ def encode_tensor(
             pair, analysis, step, backend, workspace, coarse=preset.coarse, quantiser=preset.quantiser
         )
         if draft:
-            return EncodedTensor("add", (EncodedLayer(dctq.NAME, encoded.params.as_json(), encoded.sections, None),))
+            sections = share_blocks(encoded.sections)
+            return EncodedTensor("add", (EncodedLayer(dctq.NAME, encoded.params.as_json(), sections, None),))
     sums = sum_delta(pair, backend, workspace)
     if encoded is None:
         if not preset.shares or matrix_view(target.shape) is None or not sums.finite:
@@ -146,7 +148,7 @@ def apply_delta(
     if not np.isfinite(encoded.sections[0].view("<f4")).all():
         return None
     base, target = pair.base, pair.target
-    sections = [section for section in encoded.sections if section.size]
+    sections = share_blocks(encoded.sections)
     payload = workspace.allocate(sum(section.size for section in sections))
     position = 0
     for number, section in enumerate(sections):

@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 __all__ = ["Core"]
 
 
+class Blocks(Protocol):
+    """Functions of ``src/blocks.c``."""
+
+    def share_blocks(self, data: Buffer, ends: Buffer, logarithms: Buffer, overheads: Buffer, /) -> list[int]:
+        """Merge neighbouring sections; the number of the first of each group (``encode/blocks.py``).
+
+        Args:
+            ends: uint64, where in ``data`` each section ends; none is empty.
+            logarithms, overheads: int64 [4096] and [257], in 2^-16 bits.
+        """
+
+
 class InstructionSets(Protocol):
     """Functions of ``src/instruction_set.c``."""
 
@@ -323,5 +335,5 @@ class Ulp(Protocol):
         """
 
 
-class Core(Dctq, Digest, Encode, Inflate, InstructionSets, Symbols, Ulp, Protocol):
+class Core(Blocks, Dctq, Digest, Encode, Inflate, InstructionSets, Symbols, Ulp, Protocol):
     """All of it."""

@@ -19,6 +19,7 @@ from ..codec import dctq
 from ..container.payload import StoredPayload
 from ..container.records import Layer, TensorRecord
 from ..container.writer import ArchiveWriter
+from ..encode.blocks import share_blocks
 from ..encode.delta import DeltaAnalysis, encode_delta
 from ..encode.exact_tensor import encode_exactly
 from ..encode.pair import TensorData
@@ -185,8 +186,8 @@ class Encoding:
             quantiser=preset.quantiser,
         )
         weight = analysis.rows / sample.pair.rows
-        fixed = self.writer.compress_payload(encoded.fixed)
-        whole = self.writer.compress_payload(encoded.sections)
+        fixed = self.writer.compress_payload(share_blocks(encoded.fixed))
+        whole = self.writer.compress_payload(share_blocks(encoded.sections))
         raw_size = round(fixed.raw_size + weight * (whole.raw_size - fixed.raw_size))
         stored = round(fixed.stored_size + weight * (whole.stored_size - fixed.stored_size))
         noise, energy = 0.0, analysis.deviation**2 * self._elements(name)

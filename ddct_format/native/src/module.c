@@ -3,8 +3,9 @@
 #include "arguments.h"
 
 static PyMethodDef *const parts[] = {
-    dctq_methods,    digest_methods,          encode_methods, encode_ulp_methods,
-    inflate_methods, instruction_set_methods, symbol_methods, ulp_methods,
+    block_methods,      dctq_methods,    digest_methods,          encode_methods,
+    encode_ulp_methods, inflate_methods, instruction_set_methods, symbol_methods,
+    ulp_methods,
 };
 
 static int add_functions(PyObject *module) {
