@@ -17,6 +17,8 @@ __all__ = ["NativeCpuBackend"]
 
 _BAND = 8 << 20
 """Bytes of the result, about, after which decoding pauses."""
+_SCATTERED_ROWS = 16
+"""Rows with keys lie all over the tensor, and each may bring a large page of two files into memory."""
 _TYPES = {"BF16": 0, "F16": 1, "F32": 2}
 _SECTIONS = ("scales", "multipliers", "row_keys", "col_keys", "left", "right", "class_map", "ranges")
 
@@ -79,10 +81,11 @@ class NativeCpuBackend(NativeEncoder):
         out: npt.NDArray[np.uint8],
     ) -> Iterator[int]:
         layer, done = self._open(params, stored), 0
+        band = _BAND // FLOAT_WIDTHS[dtype]
+        if params.row_keys:
+            band = min(band, _SCATTERED_ROWS * params.grid.cols)
         while done < out.size:
-            done = self._core.dctq_decode(
-                layer, base, _TYPES[base_dtype], out, _TYPES[dtype], _BAND // FLOAT_WIDTHS[dtype]
-            )
+            done = self._core.dctq_decode(layer, base, _TYPES[base_dtype], out, _TYPES[dtype], band)
             yield done
 
     def _open(self, params: DctqParams, stored: StoredPayload) -> object:

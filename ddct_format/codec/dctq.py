@@ -28,6 +28,7 @@ from .symbols import (
 from .transform import PATCH_SIZES, TRANSFORMS
 
 __all__ = [
+    "LARGEST_PAGE",
     "MAX_CLASSES",
     "MAX_MULTIPLIER_SUM",
     "MAX_RANK",
@@ -47,6 +48,8 @@ __all__ = [
 
 NAME = "dctq.v1"
 QUANTISERS = ("affine", "levels")
+LARGEST_PAGE = 2 << 20
+"""Bytes that Linux maps of a file, at most, around one that is touched."""
 MAX_CLASSES = 255
 MAX_RANK = 256
 MAX_MULTIPLIER_SUM = 2**17 - 1
@@ -127,6 +130,13 @@ class DctqParams:
         if self.col_keys:
             params["col_keys"] = True
         return params
+
+    def scatter(self, nbytes: int) -> int:
+        """How many bytes of a mapped file each byte of a result of ``nbytes`` may bring into memory.
+
+        Rows with keys are decoded in another order than they lie in, and Linux maps up to a large page around each.
+        """
+        return max(1, LARGEST_PAGE * self.grid.rows // max(nbytes, 1)) if self.row_keys else 1
 
     @property
     def alphabets(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from .floats import FLOAT_DTYPES
 if TYPE_CHECKING:
     from ..backends.interface import Backend
 
-__all__ = ["CODECS", "apply_layer", "apply_layer_bands", "check_layer", "raw_planes", "usable_layers"]
+__all__ = ["CODECS", "apply_layer", "apply_layer_bands", "check_layer", "raw_planes", "scatter", "usable_layers"]
 
 CODECS = (dctq.NAME, raw.NAME, ulp.NAME)
 
@@ -160,6 +160,14 @@ def apply_layer_bands(
         yield from backend.apply_bands(params, stored, before, tensor.base_dtype or tensor.dtype, tensor.dtype, out)
     except InvalidError as error:
         raise error.at(tensor=tensor.name) from None
+
+
+def scatter(tensor: TensorRecord, index: int) -> int:
+    """How many bytes of a mapped file each byte that a layer reads or writes may bring into memory."""
+    layer = tensor.layers[index]
+    if layer.codec != dctq.NAME:
+        return 1
+    return dctq.DctqParams.parse(_defined(layer), tensor.elements).scatter(tensor.nbytes)
 
 
 def _dtype_before(tensor: TensorRecord, index: int) -> str:

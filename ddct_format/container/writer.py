@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,7 @@ from ddct_format.limits import MAX_CHUNK_SIZE, MAX_CHUNKS, MAX_LAYERS, MAX_METAD
 
 if TYPE_CHECKING:
     from ddct_format.container.buffers import Buffer
+    from ddct_format.container.payload import Spread
 
 __all__ = ["DEFAULT_CHUNK_SIZE", "ArchiveWriter", "SealedArchive"]
 
@@ -55,7 +57,7 @@ class _Spool:
         for chunk in part.chunks:
             write_all(self.file.fileno(), chunk)
         self.raw_sizes[-1] += part.raw_size
-        self.stored_sizes.extend(map(len, part.chunks))
+        self.stored_sizes.extend(part.sizes)
         self.checksums.extend(part.checksums)
 
 
@@ -81,6 +83,7 @@ class ArchiveWriter:
         path: the archive, which must not exist.
         chunk_size: raw bytes of a chunk; a power of two, 4 KiB … 16 MiB.
         effort: how hard :meth:`compress_payload` tries.
+        spill_above: raw bytes of a payload beyond which its chunks wait in a temporary file until they are appended.
 
     Raises:
         OutputExistsError: ``path`` exists.
@@ -94,12 +97,14 @@ class ArchiveWriter:
         *,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         effort: Effort = "default",
+        spill_above: int = sys.maxsize,
     ) -> None:
         if not MIN_CHUNK_SIZE <= chunk_size <= MAX_CHUNK_SIZE or chunk_size & (chunk_size - 1):
             raise ValueError(f"chunk_size {chunk_size} is not a power of two, 4 KiB … 16 MiB")
         self.path = Path(path)
         self.chunk_size = chunk_size
         self._effort: Effort = effort
+        self._spill_above = spill_above
         self._files: list[FileRecord] = []
         self._file_spool: _Spool | None = None
         self._layer_spools: list[_Spool] = []
@@ -126,9 +131,24 @@ class ArchiveWriter:
         for spool in self._spools():
             spool.file.close()
 
-    def compress_payload(self, sections: Sequence[Buffer]) -> StoredPayload:
-        """The concatenated sections, cut into chunks and compressed; pure, for any thread."""
-        return store_payload(sections, self.chunk_size, self._effort)
+    def compress_payload(
+        self, sections: Sequence[Buffer], *, spread: Spread = map, release: Callable[[], None] | None = None
+    ) -> StoredPayload:
+        """The concatenated sections, cut into chunks and compressed; for any thread.
+
+        Args:
+            spread, release: see :func:`store_payload`.
+
+        Raises:
+            StorageError: it is large, and its temporary file cannot be written.
+        """
+        with _storage(self.path):
+            spill = (
+                self._temporary_file()
+                if sum(len(byte_view(section)) for section in sections) > self._spill_above
+                else None
+            )
+            return store_payload(sections, self.chunk_size, self._effort, spread=spread, spill=spill, release=release)
 
     def add_file(self, path: str, *pieces: Buffer) -> FileRecord:
         """``add_file_pieces`` for content that is in memory."""
@@ -267,8 +287,11 @@ class ArchiveWriter:
             raise InvalidError(f"there are more than {MAX_CHUNKS} chunks")
 
     def _new_spool(self) -> _Spool:
-        directory = self.path.parent
-        return _Spool(tempfile.TemporaryFile(dir=directory, prefix=".ddct-", buffering=0))
+        return _Spool(self._temporary_file())
+
+    def _temporary_file(self) -> FileIO:
+        """Without a name: it vanishes with the process."""
+        return tempfile.TemporaryFile(dir=self.path.parent, prefix=".ddct-", buffering=0)
 
     def _spools(self) -> list[_Spool]:
         """In the order of the file."""

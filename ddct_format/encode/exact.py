@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..codec.floats import FLOAT_WIDTHS
 from ..codec.symbols import pack_sparse
 from ..codec.ulp import KEYS_PER_OCTAVE, UlpParams
 from ..container.zstd_frame import compress
-from .pair import Release
+from .packing import pack_runs
+from .pair import Release, TensorData, keep
 from .sampling import spread_rows
 from .ulp_pair import UlpPair
 from .workspace import Workspace
@@ -26,6 +28,7 @@ _LEAST_ZEROS = 0.35
 _KEY_ROUNDS = 3
 _MAX_GROUPS = 64
 _SAMPLE = 1 << 20
+_PIECE = 8 << 20
 _SCALE_WEIGHTS = 1 << 18
 
 Histogram = npt.NDArray[np.float64]
@@ -42,7 +45,8 @@ def encode_exact(
     dtype: str,
     cols: int,
     *,
-    release: Release | None = None,
+    release: Release = keep,
+    release_before: Release = keep,
     workspace: Workspace | None = None,
     kinds: Kinds | None = None,
 ) -> tuple[UlpParams, list[Bytes], float]:
@@ -52,14 +56,15 @@ def encode_exact(
         before: bytes of the tensor so far, of type ``before_dtype``.
         target: bytes of the tensor to restore, of type ``dtype``; at least one element.
         cols: columns of the view.
-        release: see :class:`TensorData`, of the target.
+        release, release_before: see :class:`TensorData`, of the target and of the tensor so far.
         kinds: whether rows and columns have keys, if a sample has decided that.
 
     Returns:
         The layer's parameters, the sections of its payload, and an estimate of its stored size in bytes.
     """
     workspace = workspace or Workspace()
-    pair = UlpPair(before, before_dtype, target, dtype, cols, release)
+    view = (target.size // (FLOAT_WIDTHS[dtype] * cols), cols)
+    pair = UlpPair(TensorData(before_dtype, view, before, release_before), TensorData(dtype, view, target, release))
     candidates = [kinds] if kinds is not None else _candidates(pair.rows, cols)
     scales = _scales(pair) if any(any(kind) for kind in candidates) else None
     chosen: tuple[float, UlpParams, Keys, Keys, Counts] | None = None
@@ -75,7 +80,7 @@ def encode_exact(
     assert chosen is not None
     cost, params, row_keys, col_keys, counts = chosen
     groups, extra = pair.scatter(params, row_keys, col_keys, counts, workspace)
-    written = list(workspace.spread(_write_group, groups))
+    written = list(workspace.spread(lambda symbols: _write_group(symbols, workspace), groups))
     sparse = tuple(number for number, (runs, _) in enumerate(written) if runs is not None)
     run_counts = np.array([written[number][0].size for number in sparse], dtype="<u4")  # type: ignore[union-attr]
     sections = [row_keys, col_keys, run_counts.view(np.uint8)]
@@ -160,12 +165,19 @@ def _entropy_bits(counts: npt.NDArray[Any]) -> float:
     return float(total * np.log2(total) - (used * np.log2(used)).sum()) if used.size else 0.0
 
 
-def _write_group(symbols: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.uint8]]:
+def _write_group(symbols: Bytes, workspace: Workspace) -> tuple[Bytes | None, Bytes]:
     """(run bytes, values), or (None, one byte per symbol) where that is smaller: zstd itself is asked."""
-    if not symbols.size or np.count_nonzero(symbols == 0) < _LEAST_ZEROS * symbols.size:
+    zeros = 0
+    for start in range(0, symbols.size, _PIECE):
+        piece = symbols[start : start + _PIECE]
+        zeros += piece.size - int(np.count_nonzero(piece))
+        workspace.release()
+    if not symbols.size or zeros < _LEAST_ZEROS * symbols.size:
         return None, symbols
-    runs, values = pack_sparse(symbols, 256)
     sample = symbols[:_SAMPLE]
-    sample_runs, sample_values = (runs, values) if sample.size == symbols.size else pack_sparse(sample, 256)
-    in_runs = len(compress(sample_runs)) + len(compress(sample_values)) + 4
-    return (runs, values) if in_runs < len(compress(sample)) and runs.size < 2**32 else (None, symbols)
+    runs, values = pack_sparse(sample, 256)
+    if len(compress(runs)) + len(compress(values)) + 4 >= len(compress(sample)):
+        return None, symbols
+    if sample.size < symbols.size:
+        runs, values = pack_runs(symbols, symbols.size - zeros, workspace)
+    return (runs, values) if runs.size < 2**32 else (None, symbols)

@@ -20,7 +20,7 @@ from .factors import factorise
 from .pair import Pair, TensorData
 from .sampling import spread_rows
 from .sums import sum_delta
-from .tensor import EncodedLayer, EncodedTensor, apply_delta, carry, float_pair
+from .tensor import EncodedLayer, EncodedTensor, apply_delta, carry, decoded, float_pair
 from .workspace import Workspace
 
 __all__ = ["encode_exactly"]
@@ -56,11 +56,11 @@ def encode_exactly(
     """
     cols = _columns(target.shape)
     if lossy is not None and lossy.op == "add":
-        before = lossy.layers[-1].result
-        assert before is not None
+        result = lossy.layers[-1].result
+        assert result is not None
         if lossy.layers[-1].digest == target_digest:
             return lossy
-        exact, _ = _exact_layer(before, target.dtype, target, cols, target_digest, workspace)
+        exact, _ = _exact_layer(decoded(result, target, workspace), target, cols, target_digest, workspace)
         return EncodedTensor("add", (*lossy.layers, exact), energy=lossy.energy)
     if base is None or not float_pair(base, target) or not target.data.size:
         return carry(target, target_digest, workspace)
@@ -77,7 +77,7 @@ def encode_exactly(
         predicted = None if plain else predicted
     layers, size = _predicted_layers(pair, predicted, kinds, target_digest, backend, workspace)
     if not layers or kinds is None:
-        alone, alone_size = _exact_layer(base.data, base.dtype, target, cols, target_digest, workspace, kinds)
+        alone, alone_size = _exact_layer(base, target, cols, target_digest, workspace, kinds)
         if not layers or alone_size <= size:
             layers, size = (alone,), alone_size
     if pair.elements > _WHOLE:
@@ -125,13 +125,12 @@ def _predicted_layers(
         return (), 0.0
     lossy, target = applied[0], pair.target
     assert lossy.result is not None
-    exact, size = _exact_layer(lossy.result, target.dtype, target, pair.cols, digest, workspace, kinds)
+    exact, size = _exact_layer(decoded(lossy.result, target, workspace), target, pair.cols, digest, workspace, kinds)
     return (lossy, exact), size + _stored_size(lossy.sections)
 
 
 def _exact_layer(
-    before: Bytes,
-    dtype: str,
+    before: TensorData,
     target: TensorData,
     cols: int,
     digest: str,
@@ -140,12 +139,13 @@ def _exact_layer(
 ) -> tuple[EncodedLayer, float]:
     """The exact layer and about how many bytes it takes."""
     params, sections, size = encode_exact(
-        before,
-        dtype,
+        before.data,
+        before.dtype,
         target.data,
         target.dtype,
         cols,
         release=target.release,
+        release_before=before.release,
         workspace=workspace,
         kinds=kinds,
     )

@@ -9,15 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends.encoder import Band
+from ..codec.dctq import LARGEST_PAGE
 from ..container.dtypes import DTYPE_BITS
 
-__all__ = ["Pair", "Release", "TensorData"]
+__all__ = ["Pair", "Release", "TensorData", "keep"]
+
+_SCATTERED_ROWS = 16
+"""Each may bring a large page into memory."""
 
 Span = tuple[int, int]
 Release = Callable[[int, int], None]
 
 
-def _keep(start: int, stop: int) -> None:
+def keep(start: int, stop: int) -> None:
     """Memory that belongs to this process alone is let go with its array."""
 
 
@@ -33,7 +37,7 @@ class TensorData:
     dtype: str
     shape: tuple[int, ...]
     data: npt.NDArray[np.uint8]
-    release: Release = field(default=_keep, compare=False)
+    release: Release = field(default=keep, compare=False)
 
 
 class Pair:
@@ -73,32 +77,36 @@ class Pair:
                 width = self._row_bytes(tensor)
                 parts.append(tensor.data[span[0] * width : span[1] * width])
             else:
-                parts.append(tensor.data.reshape(self.rows, -1)[self._order[slice(*span)]].reshape(-1))
+                parts.append(self._gather(tensor, self._order[slice(*span)]))
         return Band(parts[0], self.base.dtype, parts[1], self.target.dtype, self.cols)
 
     def release(self, span: Span) -> None:
         """The rows of a span will not be read soon again."""
-        for tensor in (self.base, self.target):
-            width = self._row_bytes(tensor)
-            # Rows in an order of their own lie all over the tensor.
-            start, stop = span if self._order is None else (0, self.rows)
-            tensor.release(start * width, stop * width)
+        if self._order is None:  # what was copied was released then
+            for tensor in (self.base, self.target):
+                width = self._row_bytes(tensor)
+                tensor.release(span[0] * width, span[1] * width)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Pair:
         """Some rows, copied to memory."""
         parts = [
-            TensorData(
-                tensor.dtype,
-                (rows.size, self.cols),
-                np.ascontiguousarray(tensor.data.reshape(self.rows, -1)[rows]).reshape(-1),
-            )
+            TensorData(tensor.dtype, (rows.size, self.cols), self._gather(tensor, rows))
             for tensor in (self.base, self.target)
         ]
-        self.release((0, self.rows))
         return Pair(parts[0], parts[1], (rows.size, self.cols))
 
     def ordered(self, order: npt.NDArray[np.int64]) -> Pair:
         return Pair(self.base, self.target, (self.rows, self.cols), order)
+
+    def _gather(self, tensor: TensorData, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """A copy of some rows; of a large tensor a few at a time are in memory."""
+        data = tensor.data.reshape(self.rows, -1)
+        step = _SCATTERED_ROWS if tensor.data.size > _SCATTERED_ROWS * LARGEST_PAGE else max(rows.size, 1)
+        out = np.empty((rows.size, data.shape[1]), dtype=np.uint8)
+        for start in range(0, rows.size, step):
+            out[start : start + step] = data[rows[start : start + step]]
+            tensor.release(0, tensor.data.size)
+        return out.reshape(-1)
 
     def _row_bytes(self, tensor: TensorData) -> int:
         return self.cols * DTYPE_BITS[tensor.dtype] // 8

@@ -16,6 +16,7 @@ from ..codec.dctq import DctqParams, split_halves
 from ..codec.patches import PatchGrid
 from ..codec.transform import analysis_matrix
 from .delta import EncodedDelta
+from .packing import pack_class
 from .pair import Pair
 from .quantiser import Quantiser, choose_gain
 from .workspace import Workspace
@@ -80,7 +81,7 @@ def encode_paper(
     )
     coded = alphabet_of > 1
     codes = workspace.spread(
-        lambda number: encoder.pack_class(symbols, class_map, number, alphabets[number], False),
+        lambda number: pack_class(encoder, symbols, class_map, number, alphabets[number], None, workspace),
         range(1, len(alphabets)),
     )
     params = DctqParams(grid, quantiser.transform, "affine", tuple(tuple(range(alphabet)) for alphabet in alphabets))

@@ -19,6 +19,7 @@ from ..codec.patches import PatchGrid
 from .classes import choose_classes
 from .low_rank import LowRankPart
 from .ordering import worthwhile_keys
+from .packing import pack_class
 from .pair import Pair
 from .quantise import COARSE_DEAD_ZONE, DEAD_ZONE, choose_levels
 from .quantiser import DEFAULT_QUANTISER, Quantiser
@@ -114,19 +115,19 @@ def encode_residual(
     both_signs = [0]
     for level in quantised.levels[1:]:
         both_signs += [level, -level]
-    levels, sparse = [], []
+    levels, sparse = [], {}
     for number in range(int(class_map.max()) + 1):
         histogram = counts[classes == number].sum(axis=0)
         largest = int(np.flatnonzero(histogram).max(initial=0))
         levels.append(tuple(both_signs[: 2 * largest + 1]))
         if largest and histogram[1:].sum() < _SPARSE_BELOW * histogram.sum():
-            sparse.append(number)
+            sparse[number] = int(histogram[1:].sum())
 
     def pack(number: int) -> list[Bytes]:
         alphabet = len(levels[number])
         if alphabet == 1:
             return []
-        return encoder.pack_class(symbols, class_map, number, alphabet, number in sparse)
+        return pack_class(encoder, symbols, class_map, number, alphabet, sparse.get(number), workspace)
 
     codes = tuple(workspace.spread(pack, range(len(levels))))
     return CodedResidual(

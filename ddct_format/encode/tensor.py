@@ -27,6 +27,7 @@ __all__ = [
     "analyse_tensor",
     "apply_delta",
     "carry",
+    "decoded",
     "delta_pair",
     "encode_tensor",
     "float_pair",
@@ -155,22 +156,32 @@ def apply_delta(
         payload[position : position + section.size] = section
         sections[number] = payload[position : position + section.size]
         position += section.size
+        workspace.release()
     encoded.sections.clear()  # they would be in memory twice
     result = workspace.allocate(tensor_nbytes(target.dtype, target.shape))
     params = DctqParams.parse(encoded.params.as_json(), pair.elements)  # what a reader will see
     stored = dctq.split_payload(params, payload)
-    for _ in backend.apply_bands(params, stored, base.data, base.dtype, target.dtype, result):
-        base.release(0, base.data.size)
-        workspace.release()
-    after = Pair(TensorData(target.dtype, target.shape, result), target, (pair.rows, pair.cols))
+    released, scatter = 0, params.scatter(result.size) if result.size > workspace.largest // 2 else 1
+    for done in backend.apply_bands(params, stored, base.data, base.dtype, target.dtype, result):
+        if 2 * scatter * (done - released) >= workspace.largest or done == result.size:
+            released = done
+            base.release(0, base.data.size)
+            workspace.release()
+    after = Pair(decoded(result, target, workspace), target, (pair.rows, pair.cols))
     remaining = sum_delta(after, backend, workspace)
     if not remaining.finite:
         return None
     hasher = tensor_hasher()
     for start in range(0, result.size, _PIECE):
         hasher.update(result[start : start + _PIECE])
+        workspace.release()
     layer = EncodedLayer(dctq.NAME, encoded.params.as_json(), sections, hasher.hexdigest(), result)
     return layer, remaining.energy
+
+
+def decoded(result: Bytes, target: TensorData, workspace: Workspace) -> TensorData:
+    """A result in memory of the workspace's, as a tensor."""
+    return TensorData(target.dtype, target.shape, result, lambda start, stop: workspace.release())
 
 
 def carry(target: TensorData, digest: str, workspace: Workspace) -> EncodedTensor:

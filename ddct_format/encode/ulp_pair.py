@@ -13,7 +13,7 @@ from ..backends.encoder import BAND_WEIGHTS
 from ..codec import ulp
 from ..codec.floats import FLOAT_DTYPES, FLOAT_WIDTHS, float32_from_bytes, float32_to_bytes
 from ..codec.ulp import MAX_BOUND, UlpParams
-from .pair import Pair, Release, TensorData
+from .pair import Pair, TensorData
 from .workspace import Workspace
 
 __all__ = ["UlpPair"]
@@ -34,20 +34,15 @@ class UlpPair:
         plain: parameters without keys and groups.
 
     Args:
-        before: bytes of the tensor so far, of type ``before_dtype``.
-        target: bytes of the tensor to restore, of type ``dtype``; at least one element.
-        release: see :class:`TensorData`, of the target.
+        before: the tensor so far.
+        target: the tensor to restore, of the same two dimensions; at least one element.
     """
 
-    def __init__(
-        self, before: Bytes, before_dtype: str, target: Bytes, dtype: str, cols: int, release: Release | None = None
-    ) -> None:
-        self.cols = cols
-        self.rows = target.size // (FLOAT_WIDTHS[dtype] * cols)
-        view = (self.rows, cols)
-        self._target = TensorData(dtype, view, target) if release is None else TensorData(dtype, view, target, release)
-        self._pair = Pair(TensorData(before_dtype, view, before), self._target, view)
-        self.plain = UlpParams(dtype, self.rows, cols, shift=self._common_zeros())
+    def __init__(self, before: TensorData, target: TensorData) -> None:
+        self.rows, self.cols = target.shape
+        self._target = target
+        self._pair = Pair(before, target, (self.rows, self.cols))
+        self.plain = UlpParams(target.dtype, self.rows, self.cols, shift=self._common_zeros())
 
     def sizes(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """|target − prediction| of some rows, float32 [rows, cols]; what is beyond all bounds says nothing."""
@@ -161,6 +156,7 @@ class UlpPair:
                 self._target.data[start : start + _BAND_BYTES].tobytes(), dtype=f"<u{width}"
             )
             used |= int(np.bitwise_or.reduce(piece))
+            self._target.release(start, start + _BAND_BYTES)
             if used & 1:
                 return 0
         return min(most, (used & -used).bit_length() - 1) if used else most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -15,7 +16,13 @@ Result = TypeVar("Result")
 
 
 class Workspace:
-    """Ordinary memory and the calling thread; a pipeline offers more."""
+    """Ordinary memory and the calling thread; a pipeline offers more.
+
+    Attributes:
+        largest: bytes of one thing that may be in memory at a time.
+    """
+
+    largest = sys.maxsize
 
     def allocate(self, nbytes: int) -> npt.NDArray[np.uint8]:
         """Memory for ``nbytes`` bytes, 1-D, of undefined content."""

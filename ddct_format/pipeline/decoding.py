@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends.interface import Backend
-from ..checkpoint import Checkpoint, Region, SafetensorsWriter, temporary_region
+from ..checkpoint import Checkpoint, Region, SafetensorsWriter, releasing, temporary_region
 from ..codec.raw import place_piece
-from ..codec.registry import apply_layer_bands, raw_planes, usable_layers
+from ..codec.registry import apply_layer_bands, raw_planes, scatter, usable_layers
 from ..container.records import TensorRecord
 from ..errors import ArchiveError, BaseMismatchError, ConfigError, CorruptError
 from ..limits import MAX_LAYERS
@@ -165,17 +165,22 @@ class Decoder:
                     released = position
             return
         with self._payload(record, index) as (payload, spilled):
-            released = 0
+            released, reach = 0, scatter(record, index) if out.size > self._share // 2 else 1
+
+            def let_go() -> None:
+                # Rows with keys are scattered over the tensor: so it is everything.
+                if record.base is not None:
+                    self._base.release(record.name)
+                for mapped in (region, spilled):
+                    if mapped is not None:
+                        mapped.release()
+
             try:
-                for finished in apply_layer_bands(record, index, payload, before, self._backend, out):
-                    if finished - released >= self._share // 2 or finished == out.size:
-                        # Rows with keys are scattered over the tensor: so everything is let go.
-                        released = finished
-                        if record.base is not None:
-                            self._base.release(record.name)
-                        for mapped in (region, spilled):
-                            if mapped is not None:
-                                mapped.release()
+                with releasing(let_go) if out.size > self._share else nullcontext():  # opening a layer reads all of it
+                    for finished in apply_layer_bands(record, index, payload, before, self._backend, out):
+                        if reach * (finished - released) >= self._share // 2 or finished == out.size:
+                            released = finished
+                            let_go()
             except ArchiveError as error:
                 raise error.at(place=self._archive.place) from None
 

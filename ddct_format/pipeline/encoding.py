@@ -243,7 +243,10 @@ class Encoding:
         base = self._base_data(name)
         result = self._encode_stored(name, base, _tensor_data(self.target, name), draft, workspace)
         added = result.op == "add"
-        payloads = tuple(self.writer.compress_payload(layer.sections) for layer in result.layers)
+        payloads = tuple(
+            self.writer.compress_payload(layer.sections, spread=workspace.spread, release=workspace.release)
+            for layer in result.layers
+        )
         record = TensorRecord(
             name,
             info.dtype,
@@ -262,7 +265,7 @@ class Encoding:
             self._check(record, result, base, workspace)
         # An exact preset's layers all count; one on top of a lossy layer does not.
         counted = payloads if self.presets[name].exact else payloads[:1]
-        stored = sum(p.stored_size + _CHUNK_ENTRY_BYTES * len(p.chunks) for p in counted)
+        stored = sum(p.stored_size + _CHUNK_ENTRY_BYTES * len(p.sizes) for p in counted)
         return Encoded(record, payloads, result.noise, result.energy, stored)
 
     def _check(
@@ -270,10 +273,15 @@ class Encoding:
     ) -> None:
         """Decode what was not decoded to be measured."""
         before = base.data if record.op == "add" and base is not None else None
+
+        def release_base() -> None:
+            if base is not None:
+                base.release(0, base.data.size)
+
         for index, layer in enumerate(result.layers):
             if layer.result is None:
                 target = _tensor_data(self.target, record.name)
-                check_decodes_to(record, index, layer.sections, before, target, self._backend, workspace)
+                check_decodes_to(record, index, layer.sections, before, release_base, target, self._backend, workspace)
             before = layer.result
 
     def _encode_stored(

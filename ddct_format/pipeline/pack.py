@@ -142,7 +142,7 @@ def pack(
         if isinstance(base, Checkpoint)
         else open_checkpoint(base, drop_cache=drop_cache) as base_model,
         open_checkpoint(finetuned, training_state=training_state, drop_cache=drop_cache) as target_model,
-        ArchiveWriter(out) as writer,
+        ArchiveWriter(out, spill_above=memory // 16) as writer,
     ):
         _check_patterns(target_model, keep)
         files = [

@@ -10,7 +10,8 @@ same open files, which have not changed meanwhile; those that a cache told are c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends.interface import Backend
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, releasing
 from ..codec.registry import apply_layer_bands
 from ..container.metadata import serialise_metadata
 from ..container.records import Metadata, TensorRecord
@@ -43,6 +44,7 @@ def check_decodes_to(
     index: int,
     sections: Sequence[Bytes],
     before: Bytes | None,
+    release_before: Callable[[], None],
     target: TensorData,
     backend: Backend,
     workspace: Workspace,
@@ -51,16 +53,26 @@ def check_decodes_to(
 
     Args:
         before: the tensor before the layer; None for that of ``replace``.
+        release_before: its pages may leave the memory.
 
     Raises:
         CorruptError: it does not.
     """
     payload = workspace.allocate(record.layers[index].size)
-    if sections:
-        np.concatenate(sections, out=payload)
-    result = workspace.allocate(record.nbytes)
-    for _ in apply_layer_bands(record, index, payload, before, backend, result):
+    position = 0
+    for section in sections:
+        payload[position : position + section.size] = section
+        position += section.size
         workspace.release()
+    result = workspace.allocate(record.nbytes)
+
+    def let_go() -> None:
+        release_before()
+        workspace.release()
+
+    with releasing(let_go) if record.nbytes > workspace.largest else nullcontext():
+        for _ in apply_layer_bands(record, index, payload, before, backend, result):
+            let_go()
     for start in range(0, result.size, _PIECE):
         piece = slice(start, start + _PIECE)
         if not np.array_equal(result[piece], target.data[piece]):

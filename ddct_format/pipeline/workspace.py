@@ -29,13 +29,13 @@ class BudgetWorkspace(Workspace):
     """
 
     def __init__(self, largest: int, threads: int, scratch: Path) -> None:
-        self._largest = largest
+        self.largest = largest
         self._threads = threads
         self._scratch = scratch
         self._regions: list[Region] = []
 
     def allocate(self, nbytes: int) -> npt.NDArray[np.uint8]:
-        if nbytes <= self._largest:
+        if nbytes <= self.largest:
             return super().allocate(nbytes)
         region = temporary_region(self._scratch, nbytes)
         self._regions.append(region)

@@ -113,6 +113,23 @@ def test_a_section_that_ends_inside_a_chunk_changes_no_byte_of_the_payload(tmp_p
         assert reader.stored_size("t") == stored.stored_size
 
 
+def test_a_payload_that_is_large_waits_in_a_file_and_gives_the_same_archive(tmp_path: Path) -> None:
+    data = content(9_000_000, 1)
+    sections = [data[:5_000_001], b"", data[5_000_001:]]
+    written = []
+    for name, limit in (("memory", len(data)), ("file", len(data) - 1)):
+        with ArchiveWriter(tmp_path / name, spill_above=limit) as writer:
+            payload = writer.compress_payload(sections)
+            assert payload.stored_size == sum(map(len, payload.chunks)) and payload.raw_size == len(data)
+            writer.append(0, payload)
+            writer.seal(describe(tensor("t", data)))
+        written.append((tmp_path / name).read_bytes())
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"memory", name})
+    assert written[0] == written[1]
+    with ArchiveReader.open(FileSource(tmp_path / "file")) as reader:
+        assert reader.payload("t", 0) == data
+
+
 def test_the_same_input_gives_the_same_file(tmp_path: Path) -> None:
     written = []
     for name in ("first", "second"):

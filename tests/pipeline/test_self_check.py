@@ -69,7 +69,8 @@ def test_a_layer_that_restores_must_restore(packed: Path, base: Path, wrong: boo
         after[-1] ^= wrong
         payload = np.frombuffer(archive.reader.payload(record.name, 1), dtype=np.uint8)
         target = TensorData(record.dtype, record.shape, after)
-        arguments = (record, 1, [payload[:10], payload[10:]], before, target, get_backend("cpu"), Workspace())
+        sections, cpu = [payload[:10], payload[10:]], get_backend("cpu")
+        arguments = (record, 1, sections, before, lambda: None, target, cpu, Workspace())
         if not wrong:
             check_decodes_to(*arguments)
             return
