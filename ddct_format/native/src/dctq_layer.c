@@ -30,7 +30,7 @@ static bool prepare_columns(dctq_layer *d, const uint8_t *column_keys) {
     d->delta_stride = TILE + COLUMN_PAD;
     if (column_keys == NULL)
         return true;
-    if (d->cols > UINT32_MAX)
+    if (d->cols > INT32_MAX)
         return false;
     d->column_place = allocate(d->cols, sizeof *d->column_place);
     if (d->column_place == NULL)

@@ -7,36 +7,40 @@ INLINE bool unpack_sparse(dctq_class *class, size_t count, int8_t *levels) {
         class->gap -= class->gap == UINT64_MAX ? 0 : count;
         return false;
     }
-    uint64_t place = class->gap;
+    /* In registers: what is stored through `levels` may be anything, to the compiler. */
+    const uint8_t *runs = class->runs, *packed = class->packed;
+    const uint8_t *const runs_end = class->runs_end, *const packed_end = class->packed_end;
+    uint64_t place = class->gap, window = class->window;
+    uint32_t digits = class->digits;
     while (place < count) {
-        if (class->digits == 0) {
-            if (class->packed < class->packed_end) {
-                class->window = class->table[*class->packed++];
-                class->digits = class->per_byte;
+        if (digits == 0) {
+            if (packed < packed_end) {
+                window = class->table[*packed++];
+                digits = class->per_byte;
             } else if (class->per_byte == 0) {
-                class->window = (uint8_t)class->levels[1];
-                class->digits = 1;
+                window = (uint8_t)class->levels[1];
+                digits = 1;
             } else { /* checked before; not even a payload that changes under our eyes leads beyond its end */
-                class->window = 0;
-                class->digits = UINT32_MAX;
+                window = 0;
+                digits = UINT32_MAX;
             }
         }
-        levels[place] = (int8_t)(uint8_t)class->window;
-        class->window >>= 8;
-        class->digits--;
-        place++;
-        for (;;) {
-            if (class->runs == class->runs_end) {
-                class->gap = UINT64_MAX;
-                return true;
-            }
-            uint8_t run = *class->runs++;
-            place += run;
-            if (run < 255)
-                break;
+        levels[place++] = (int8_t)(uint8_t)window;
+        window >>= 8;
+        digits--;
+        uint8_t run = 255;
+        while (run == 255 && runs < runs_end)
+            place += run = *runs++;
+        if (run == 255) {
+            place = UINT64_MAX;
+            break;
         }
     }
-    class->gap = place - count;
+    class->runs = runs;
+    class->packed = packed;
+    class->window = window;
+    class->digits = digits;
+    class->gap = place == UINT64_MAX ? place : place - count;
     return true;
 }
 
@@ -116,6 +120,19 @@ static void finish_tile(const dctq_layer *d, const dctq_target *to, uint32_t hei
     }
 }
 
+static void gather(const float *from, const uint32_t *place, size_t count, float *out) {
+    size_t c = 0;
+#if defined(USE_AVX512) /* places are below 2^31: more columns than that have no place in memory */
+    for (; c + 16 <= count; c += 16)
+        _mm512_storeu_ps(out + c, _mm512_i32gather_ps(_mm512_loadu_si512(place + c), from, 4));
+#elif defined(USE_AVX2)
+    for (; c + 8 <= count; c += 8)
+        _mm256_storeu_ps(out + c, _mm256_i32gather_ps(from, _mm256_loadu_si256((const __m256i *)(place + c)), 4));
+#endif
+    for (; c < count; c++)
+        out[c] = from[place[c]];
+}
+
 /* Steps 3 and 5 for whole rows, where columns have keys. */
 static void finish_rows(const dctq_layer *d, const dctq_target *to, uint32_t height) {
     float *gathered = d->scratch->row;
@@ -126,8 +143,7 @@ static void finish_rows(const dctq_layer *d, const dctq_target *to, uint32_t hei
         for (uint64_t column = 0; column < d->cols; column += TILE) {
             size_t count = d->cols - column < TILE ? (size_t)(d->cols - column) : TILE;
             const uint32_t *place = d->column_place + column;
-            for (size_t c = 0; c < count; c++)
-                gathered[c] = delta[place[c]];
+            gather(delta, place, count, gathered);
             finish(to, row * d->cols + column, gathered, count);
         }
     }
