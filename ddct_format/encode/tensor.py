@@ -127,8 +127,10 @@ def encode_tensor(
         if draft:
             sections = share_blocks(encoded.sections)
             return EncodedTensor("add", (EncodedLayer(dctq.NAME, encoded.params.as_json(), sections, None),))
-    sums = sum_delta(pair, backend, workspace)
+    energy = 0.0 if analysis is None else analysis.deviation**2 * pair.elements
     if encoded is None:
+        sums = sum_delta(pair, backend, workspace)
+        energy = sums.energy
         if not preset.shares or matrix_view(target.shape) is None or not sums.finite:
             return carry(target, target_digest, workspace)
         encoded = encode_paper(pair, sums, preset.shares, preset.quantiser, backend, workspace)
@@ -136,7 +138,7 @@ def encode_tensor(
     if applied is None:
         return carry(target, target_digest, workspace)
     layer, noise = applied
-    return EncodedTensor("add", (layer,), noise=noise, energy=sums.energy)
+    return EncodedTensor("add", (layer,), noise=noise, energy=energy)
 
 
 def apply_delta(

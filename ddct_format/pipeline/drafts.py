@@ -26,7 +26,7 @@ _FEWEST, _MOST = 4 << 20, 24 << 20
 _FEWEST_ROWS = 32
 _GROUP = 16
 """Neighbouring rows that are taken together: as many as a patch has."""
-_REPRESENTATIVES = 24
+_REPRESENTATIVES = 6
 """Tensors of one shape that are sampled; where there are more, these stand for the others."""
 
 
@@ -73,8 +73,9 @@ def plan_samples(tensors: Sequence[TensorInfo], elements: Mapping[str, int]) -> 
     for names in alike.values():
         count = min(len(names), _REPRESENTATIVES)
         for place, name in enumerate(names):
-            chosen = place * count // len(names)  # the count-th part that it belongs to, and the middle of that part
-            stands_for[name] = names[(2 * chosen + 1) * len(names) // (2 * count)]
+            part = place * count // len(names)  # of `count` parts of neighbours, the one that it belongs to
+            start, stop = (-(-bound * len(names) // count) for bound in (part, part + 1))
+            stands_for[name] = names[(start + stop) // 2]
     return SamplePlan(min(max(_SHARE * total, _FEWEST), _MOST) / total, stands_for)
 
 

@@ -84,5 +84,13 @@ def test_of_many_alike_some_stand_for_the_others() -> None:
     many = [TensorInfo(f"{number:04}", "BF16", (2048, 512), 0, 2 << 20) for number in range(1000)]
     plan = plan_samples(many, {one.name: 1 << 20 for one in many})
     chosen = set(plan.stands_for.values())
-    assert len(chosen) == 24 and all(plan.stands_for[name] == name for name in chosen)
+    assert len(chosen) == 6 and all(plan.stands_for[name] == name for name in chosen)
     assert 0 < plan.share < 1
+
+
+@pytest.mark.parametrize("alike", range(1, 61))
+def test_whoever_stands_for_another_stands_for_itself(alike: int) -> None:
+    infos = [TensorInfo(f"{number:03}", "BF16", (1024, 1024), 0, 2 << 20) for number in range(alike)]
+    infos.append(TensorInfo("large", "BF16", (8192, 8192), 0, 128 << 20))
+    plan = plan_samples(infos, {info.name: info.nbytes // 2 for info in infos})
+    assert all(plan.stands_for[name] == name for name in plan.stands_for.values())
