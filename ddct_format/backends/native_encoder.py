@@ -28,6 +28,8 @@ __all__ = ["NativeEncoder"]
 
 _TYPES = {dtype: number for number, dtype in enumerate(("BF16", "F16", "F32"))}
 _NONE = np.empty(0, dtype=np.float64)
+_VECTOR = 16
+"""Floats that the core works on together."""
 
 assert set(_TYPES) == set(FLOAT_DTYPES)
 
@@ -51,13 +53,16 @@ class NativeEncoder(NumpyEncoder):
     def power_step(self, band: Band, scale: float, vectors: npt.NDArray[np.float32]) -> PowerStep:
         if native.core is None:
             return super().power_step(band, scale, vectors)
-        rows = _rows(band)
-        matrix = np.empty((rows, band.cols), dtype=np.float32)
-        row_squares, col_squares = np.zeros(rows), np.zeros(band.cols)
-        native.core.difference(*_pair(band), band.cols, scale, matrix, row_squares, col_squares)
-        projected: npt.NDArray[np.float32] = matrix @ vectors
-        returned = np.ascontiguousarray((projected.T @ matrix).T)
-        return PowerStep(projected, returned, row_squares, col_squares)
+        rows, width = _rows(band), vectors.shape[1]
+        stride = max(_VECTOR, -(-width // _VECTOR) * _VECTOR)
+        padded = np.zeros((band.cols, stride), dtype=np.float32)
+        padded[:, :width] = vectors
+        projected, returned = (np.empty((count, stride), dtype=np.float32) for count in (rows, band.cols))
+        row_squares, col_squares = np.empty(rows), np.empty(band.cols)
+        native.core.power_band(
+            *_pair(band), band.cols, scale, stride, padded, projected, returned, row_squares, col_squares
+        )
+        return PowerStep(projected[:, :width], returned[:, :width], row_squares, col_squares)
 
     def quantise(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> QuantisedBand:
         if native.core is None:

@@ -80,14 +80,17 @@ def factorise(
         limit, large_limit: at most so many terms, of a matrix that is decomposed as a whole and of a larger one.
     """
     if pair.elements <= _WHOLE:
-        matrix = encoder.difference(pair.band((0, pair.rows))) * np.float32(scale)
-        vectors, _ = _subspace(matrix, limit + _OVERSAMPLING)
+        vectors, _ = _directions(pair, scale, encoder, workspace, limit + _OVERSAMPLING)
     else:
         sample = pair.take(spread_rows(pair.rows, _SAMPLE_ROWS, 1))
-        matrix = encoder.difference(sample.band((0, sample.rows))) * np.float32(scale)
-        vectors, found = _subspace(matrix, large_limit + _OVERSAMPLING)
-        vectors = vectors[:, : _above_noise(matrix, found) + _SPARE]
-    vectors = np.ascontiguousarray(vectors)
+        vectors, found = _directions(sample, scale, encoder, workspace, large_limit + _OVERSAMPLING)
+        vectors = np.ascontiguousarray(vectors[:, : found + _SPARE])
+    step = _power(pair, scale, encoder, workspace, vectors)
+    return Factors(*_decompose(step.projected, step.returned, limit), step.row_squares, step.col_squares)
+
+
+def _power(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, vectors: Matrix) -> PowerStep:
+    """One power iteration with all rows."""
 
     def step(span: tuple[int, int]) -> PowerStep:
         result = encoder.power_step(pair.band(span), scale, vectors)
@@ -96,18 +99,39 @@ def factorise(
 
     projected = np.empty((pair.rows, vectors.shape[1]), dtype=np.float32)
     row_squares = np.empty(pair.rows)
-    returned, col_squares = np.zeros(vectors.shape), np.zeros(pair.cols)
+    returned, col_squares = np.zeros(vectors.shape, dtype=np.float32), np.zeros(pair.cols)
     spans = pair.spans(encoder.band_weights)
     for span, part in zip(spans, workspace.spread(step, spans), strict=True):
         projected[slice(*span)], row_squares[slice(*span)] = part.projected, part.row_squares
         returned += part.returned
         col_squares += part.col_squares
-    return Factors(*_decompose(projected, returned, limit), row_squares, col_squares)
+    return PowerStep(projected, returned, row_squares, col_squares)
 
 
-def _decompose(
-    projected: Matrix, returned: npt.NDArray[np.float64], limit: int
-) -> tuple[npt.NDArray[np.float64], Matrix, Matrix]:
+def _directions(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, width: int) -> tuple[Matrix, int]:
+    """Orthonormal right vectors, the strongest first, and how many of them rise above the noise."""
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((pair.cols, min(width, pair.rows, pair.cols)), dtype=np.float32)
+    for _ in range(_POWER_ITERATIONS):
+        vectors = _orthonormal(_power(pair, scale, encoder, workspace, vectors).returned)
+    step = _power(pair, scale, encoder, workspace, vectors)
+    values, _, vectors = _decompose(step.projected, step.returned, width)
+    # Singular values of noise with the energy that these leave are below that.
+    rest = max(float(step.row_squares.sum() - np.square(values).sum()), 0.0)
+    edge = rest / pair.elements * (pair.rows**0.5 + pair.cols**0.5) ** 2
+    return vectors, int(np.count_nonzero(np.square(values) > _NOISE_EDGE * edge))
+
+
+def _orthonormal(columns: Matrix) -> Matrix:
+    """An orthonormal basis of what these columns span, but for what single precision does not see of it."""
+    exact = columns.astype(np.float64)
+    energies, turn = np.linalg.eigh(exact.T @ exact)
+    used = energies > max(float(energies.max(initial=0.0)) * 1e-12, np.finfo(np.float64).tiny)
+    result: Matrix = (exact @ (turn[:, used] / np.sqrt(energies[used]))).astype(np.float32)
+    return result
+
+
+def _decompose(projected: Matrix, returned: Matrix, limit: int) -> tuple[npt.NDArray[np.float64], Matrix, Matrix]:
     """Singular values and vectors of Q·Qᵀ·M, Q spanning the columns of M·V, given M·V and Mᵀ·M·V."""
     small = projected.T.astype(np.float64) @ projected
     energies, turn = np.linalg.eigh(small)
@@ -120,26 +144,3 @@ def _decompose(
     values = np.sqrt(energies[strongest])
     left = projected @ (to_basis @ turn[:, strongest]).astype(np.float32)
     return values, left, (other @ turn[:, strongest] / values).astype(np.float32)
-
-
-def _subspace(matrix: Matrix, width: int) -> tuple[Matrix, npt.NDArray[np.float64]]:
-    """Orthonormal right vectors, the strongest first, and their singular values."""
-    width = min(width, *matrix.shape)
-    random = np.random.default_rng(0)
-    basis, _ = np.linalg.qr(matrix @ random.standard_normal((matrix.shape[1], width), dtype=np.float32))
-    for _ in range(_POWER_ITERATIONS):
-        other, _ = np.linalg.qr(matrix.T @ basis)
-        basis, _ = np.linalg.qr(matrix @ other)
-    projected = (matrix.T @ basis).astype(np.float64)
-    energies, turn = np.linalg.eigh(projected.T @ projected)
-    order = np.argsort(-energies, kind="stable")
-    order = order[energies[order] > 0]
-    values = np.sqrt(energies[order])
-    return (projected @ turn[:, order] / values).astype(np.float32), values
-
-
-def _above_noise(matrix: Matrix, values: npt.NDArray[np.float64]) -> int:
-    """How many singular values are larger than those of noise with the energy that the terms leave."""
-    rest = float(np.dot(matrix.reshape(-1), matrix.reshape(-1))) - float(np.square(values).sum())
-    edge = max(rest, 0.0) / matrix.size * (matrix.shape[0] ** 0.5 + matrix.shape[1] ** 0.5) ** 2
-    return int(np.count_nonzero(np.square(values) > _NOISE_EDGE * edge))

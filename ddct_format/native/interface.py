@@ -146,6 +146,28 @@ class Encode(Protocol):
     ) -> None:
         """The delta times ``scale``, float32; its squares are summed to float64, those of columns on top."""
 
+    def power_band(
+        self,
+        base: Buffer,
+        base_type: int,
+        target: Buffer,
+        target_type: int,
+        cols: int,
+        scale: float,
+        stride: int,
+        vectors: Buffer,
+        projected: Buffer,
+        returned: Buffer,
+        row_squares: Buffer,
+        col_squares: Buffer,
+        /,
+    ) -> None:
+        """Fills the four results for the delta times ``scale``.
+
+        Args:
+            stride: floats of a row of ``vectors``, ``projected`` and ``returned``, a multiple of 16.
+        """
+
     def delta_sums(
         self, base: Buffer, base_type: int, target: Buffer, target_type: int, /
     ) -> tuple[float, float, float, bool]:

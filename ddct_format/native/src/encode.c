@@ -86,6 +86,42 @@ static PyObject *difference(PyObject *module, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+static PyObject *power_band(PyObject *module, PyObject *arguments) {
+    (void)module;
+    band_arguments given;
+    float scale;
+    unsigned long long stride;
+    Py_buffer vectors, projected, returned, row_squares, col_squares;
+    if (!PyArg_ParseTuple(arguments, "y*iy*iKfKy*w*w*w*w*", &given.base, &given.base_type, &given.target,
+                          &given.target_type, &given.cols, &scale, &stride, &vectors, &projected, &returned,
+                          &row_squares, &col_squares))
+        return NULL;
+    encode_band band;
+    float *work = NULL;
+    bool valid = get_band(&given, &band);
+    if (valid && (stride == 0 || stride % 16 || stride > 1024 || !is_size(&vectors, band.cols * stride, 4) ||
+                  !is_size(&projected, band.rows * stride, 4) || !is_size(&returned, band.cols * stride, 4) ||
+                  !is_size(&row_squares, band.rows, 8) || !is_size(&col_squares, band.cols, 8)))
+        valid = fail("vectors or a result do not fit the band");
+    if (valid && (work = malloc(8 * (band.cols + (size_t)stride) * sizeof *work)) == NULL) {
+        PyErr_NoMemory();
+        valid = false;
+    }
+    if (valid) {
+        power_result result = {projected.buf, returned.buf, row_squares.buf, col_squares.buf};
+        WITHOUT_LOCK(given.target.len,
+                     kernels()->encode->power(&band, scale, (size_t)stride, vectors.buf, work, &result));
+    }
+    free(work);
+    release_band(&given);
+    Py_buffer *others[] = {&vectors, &projected, &returned, &row_squares, &col_squares};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        PyBuffer_Release(others[i]);
+    if (!valid)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *delta_sums(PyObject *module, PyObject *arguments) {
     (void)module;
     band_arguments given = {.cols = 1};
@@ -287,6 +323,7 @@ PyMethodDef encode_methods[] = {
     {"difference", difference, METH_VARARGS, NULL},
     {"pack_class", pack_class, METH_VARARGS, NULL},
     {"patch_energies", patch_energies, METH_VARARGS, NULL},
+    {"power_band", power_band, METH_VARARGS, NULL},
     {"quantise_band", quantise_band, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -170,6 +170,8 @@ static encode_sums encode_delta_sums(const encode_band *band) {
     return sums;
 }
 
+#include "encode_power_body.h"
+
 /* A row of patches of the scaled delta, less its low-rank part: patch rows of `stride` floats, padded with zeros. */
 static void residual_rows(const encode_band *band, const quantise_plan *plan, size_t first, float *rows,
                           size_t stride) {
@@ -412,6 +414,7 @@ static void encode_patch_energies(const encode_band *band, uint32_t patch, float
 static const encode_table encode_functions = {
     .difference = encode_difference,
     .sums = encode_delta_sums,
+    .power = encode_power,
     .quantise = encode_quantise,
     .patch_energies = encode_patch_energies,
     .affine = encode_affine,

@@ -37,6 +37,11 @@ typedef struct {
 } quantise_plan;
 
 typedef struct {
+    float *projected, *returned; /* rows x stride, cols x stride */
+    double *row_squares, *col_squares;
+} power_result;
+
+typedef struct {
     uint8_t *symbols;
     int32_t *activity;
     int64_t *counts; /* bins x MOST_MAGNITUDES */
@@ -53,6 +58,9 @@ typedef struct {
 typedef struct encode_table {
     void (*difference)(const encode_band *band, float scale, float *out, double *row_squares, double *col_squares);
     encode_sums (*sums)(const encode_band *band);
+    /* `vectors`: cols x stride, stride a multiple of 16. `work`: 8 * (cols + stride) floats. */
+    void (*power)(const encode_band *band, float scale, size_t stride, const float *vectors, float *work,
+                  power_result *result);
     /* `work`: floats for a row of patches, patch * (cols rounded up to whole patches). */
     void (*quantise)(const encode_band *band, const quantise_plan *plan, float *work, quantise_result *result);
     void (*patch_energies)(const encode_band *band, uint32_t patch, float *work, double *energies);
