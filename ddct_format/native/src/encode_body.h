@@ -16,6 +16,7 @@ enum { WIDE = 16 };
 typedef float floats __attribute__((vector_size(4 * WIDE)));
 typedef int32_t integers __attribute__((vector_size(4 * WIDE)));
 typedef uint8_t octets __attribute__((vector_size(WIDE)));
+typedef double doubles __attribute__((vector_size(8 * WIDE)));
 
 ALWAYS_INLINE floats load_floats(const float *from) {
     floats value;
@@ -34,9 +35,11 @@ ALWAYS_INLINE floats choose(integers where, floats yes, floats no) {
 ALWAYS_INLINE floats absolute(floats value) { return (floats)((integers)value & 0x7FFFFFFF); }
 
 ALWAYS_INLINE double sum_floats(floats value) {
-    double sum = 0;
+    double sum = 0, lanes[WIDE];
+    doubles wide = __builtin_convertvector(value, doubles);
+    memcpy(lanes, &wide, sizeof lanes);
     for (int i = 0; i < WIDE; i++)
-        sum += (double)value[i];
+        sum += lanes[i];
     return sum;
 }
 
@@ -135,8 +138,8 @@ static encode_sums encode_delta_sums(const encode_band *band) {
     enum { PIECE = 1024 };
     float piece[PIECE];
     size_t count = band->rows * band->cols;
-    double energy[WIDE] = {0}, magnitude[WIDE] = {0};
-    uint32_t largest[WIDE] = {0};
+    encode_sums sums = {0, 0, 0, true};
+    integers largest = {0};
     for (size_t start = 0; start < count; start += PIECE) {
         size_t length = count - start < PIECE ? count - start : PIECE;
         encode_band part = *band;
@@ -147,24 +150,25 @@ static encode_sums encode_delta_sums(const encode_band *band) {
         row_difference(&part, 0, piece);
         for (size_t i = length; i % WIDE; i++)
             piece[i] = 0;
-        for (size_t i = 0; i < length; i += WIDE)
-            for (size_t l = 0; l < WIDE; l++) {
-                uint32_t bits;
-                memcpy(&bits, &piece[i + l], sizeof bits);
-                bits &= 0x7FFFFFFF; /* a NaN is larger than infinity then */
-                largest[l] = bits > largest[l] ? bits : largest[l];
-                double value = (double)bits_to_float(bits);
-                energy[l] += value * value;
-                magnitude[l] += value;
-            }
+        doubles energy = {0};
+        floats magnitude = {0};
+        for (size_t i = 0; i < length; i += WIDE) {
+            floats size = absolute(load_floats(piece + i));
+            integers larger = (integers)size > largest; /* as integers: a NaN is larger than infinity then */
+            largest = ((integers)size & larger) | (largest & ~larger);
+            doubles wide = __builtin_convertvector(size, doubles); /* squares of floats may be beyond their range */
+            energy += wide * wide;
+            magnitude += size * 0x1p-8f;
+        }
+        double lanes[WIDE];
+        memcpy(lanes, &energy, sizeof lanes);
+        for (int l = 0; l < WIDE; l++)
+            sums.energy += lanes[l];
+        sums.magnitude += sum_floats(magnitude) * 0x1p8;
     }
-    encode_sums sums = {0, 0, 0, true};
     uint32_t top = 0;
-    for (size_t l = 0; l < WIDE; l++) {
-        sums.energy += energy[l];
-        sums.magnitude += magnitude[l];
-        top = largest[l] > top ? largest[l] : top;
-    }
+    for (int l = 0; l < WIDE; l++)
+        top = (uint32_t)largest[l] > top ? (uint32_t)largest[l] : top;
     sums.largest = bits_to_float(top);
     sums.finite = top < 0x7F800000u;
     return sums;

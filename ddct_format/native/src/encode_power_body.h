@@ -35,27 +35,29 @@ ALWAYS_INLINE void return_rows(const float *rows, size_t cols, int vectors, cons
         }
 }
 
-/* Squares of the first `height` rows of the work memory. */
-static void add_squares(const float *rows, size_t height, size_t cols, double *row_squares, double *col_squares) {
+/* Squares of the rows of the work memory. */
+static void add_squares(const float *rows, size_t cols, double *row_squares, double *col_squares) {
     floats sums[POWER_ROWS] = {{0}};
     size_t c = 0;
     for (; c + WIDE <= cols; c += WIDE) {
         floats column = {0};
-        for (size_t r = 0; r < height; r++) {
-            floats value = load_floats(rows + r * cols + c);
-            sums[r] += value * value;
-            column += value * value;
+        for (int r = 0; r < POWER_ROWS; r++) {
+            floats value = load_floats(rows + (size_t)r * cols + c), square = value * value;
+            sums[r] += square;
+            column += square;
         }
-        for (int l = 0; l < WIDE; l++)
-            col_squares[c + (size_t)l] += (double)column[l];
+        doubles total;
+        memcpy(&total, col_squares + c, sizeof total);
+        total += __builtin_convertvector(column, doubles);
+        memcpy(col_squares + c, &total, sizeof total);
     }
-    for (size_t r = 0; r < height; r++)
+    for (int r = 0; r < POWER_ROWS; r++)
         row_squares[r] = sum_floats(sums[r]);
     for (; c < cols; c++)
-        for (size_t r = 0; r < height; r++) {
-            double square = (double)rows[r * cols + c] * (double)rows[r * cols + c];
-            row_squares[r] += square;
-            col_squares[c] += square;
+        for (int r = 0; r < POWER_ROWS; r++) {
+            double value = (double)rows[(size_t)r * cols + c];
+            row_squares[r] += value * value;
+            col_squares[c] += value * value;
         }
 }
 
@@ -73,7 +75,9 @@ static void encode_power(const encode_band *band, float scale, size_t stride, co
                 row[c] *= scale;
         }
         memset(work + height * cols, 0, (POWER_ROWS - height) * cols * sizeof *work);
-        add_squares(work, height, cols, result->row_squares + first, result->col_squares);
+        double squares[POWER_ROWS];
+        add_squares(work, cols, squares, result->col_squares);
+        memcpy(result->row_squares + first, squares, height * sizeof *squares);
         float *projected = work + POWER_ROWS * cols;
         for (size_t k = 0; k < stride; k += POWER_VECTORS * WIDE)
             switch ((stride - k) / WIDE) {
