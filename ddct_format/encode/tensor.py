@@ -152,13 +152,10 @@ def apply_delta(
         return None
     base, target = pair.base, pair.target
     sections = share_blocks(encoded.sections)
-    payload = workspace.allocate(sum(section.size for section in sections))
-    position = 0
+    payload, position = workspace.join(sections), 0
     for number, section in enumerate(sections):
-        payload[position : position + section.size] = section
         sections[number] = payload[position : position + section.size]
         position += section.size
-        workspace.release()
     encoded.sections.clear()  # they would be in memory twice
     result = workspace.allocate(tensor_nbytes(target.dtype, target.shape))
     params = DctqParams.parse(encoded.params.as_json(), pair.elements)  # what a reader will see

@@ -10,6 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from ..checkpoint import TensorInfo
 from ..container.records import TensorRecord
 from ..encode.delta import DeltaAnalysis
@@ -42,10 +45,10 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some rows of a tensor, in memory, with what the analysis of all of it says about them."""
+    """Some rows of a tensor, in memory, and which."""
 
     pair: Pair
-    analysis: DeltaAnalysis
+    rows: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +88,4 @@ def take_sample(pair: Pair, analysis: DeltaAnalysis, share: float) -> Sample | N
     if analysis.factors is None or 2 * wanted > pair.rows:
         return None
     rows = spread_rows(pair.rows, wanted, _GROUP)
-    return Sample(pair.take(rows), analysis.take(rows))
+    return Sample(pair.take(rows), rows)

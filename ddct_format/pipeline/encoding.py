@@ -27,6 +27,7 @@ from ..encode.presets import Preset
 from ..encode.sums import sum_delta
 from ..encode.tensor import EncodedTensor, analyse_tensor, apply_delta, delta_pair, encode_tensor
 from ..encode.workspace import Workspace
+from .analyses import Analyses
 from .drafts import Draft, Sample, SamplePlan, plan_samples, take_sample
 from .parallel import DEFAULT_MEMORY, map_ordered
 from .self_check import check_decodes_to
@@ -63,7 +64,7 @@ class Encoding:
 
     Attributes:
         presets: the settings of each tensor, in the order of the archive.
-        analyses: of the tensors whose preset has a target, once :meth:`analyse` has run; None: carried byte for byte.
+        analyses: of the tensors whose preset has a target, once :meth:`analyse` has run.
         steps: their quantiser steps, as multiples of the delta's deviation.
         exact: whether a layer on top restores every tensor: then the errors of :meth:`encode_all` are 0.
 
@@ -98,7 +99,7 @@ class Encoding:
             name: next((chosen for pattern, chosen in keep if fnmatchcase(name, pattern)), preset)
             for name in sorted(target.tensors, key=str.encode)
         }
-        self.analyses: dict[str, DeltaAnalysis | None] = {}
+        self.analyses = Analyses(memory // 16, writer.path.parent)
         self.steps: dict[str, float] = {}
         self.writer = writer
         self._backend = backend
@@ -119,7 +120,7 @@ class Encoding:
         infos = [self.target.tensors[name] for name in names]
         self._plan = plan_samples(infos, {name: self._elements(name) for name in names})
         for name, (analysis, sample) in zip(names, self._each(self._analyse, names), strict=True):
-            self.analyses[name] = analysis
+            self.analyses.add(name, analysis)
             if sample is not None:
                 self._samples[name] = sample
             yield name
@@ -130,7 +131,8 @@ class Encoding:
         return self._plan.share < 1
 
     def encode_all(self, names: Sequence[str]) -> Iterator[Encoded]:
-        """Encode tensors, in this order."""
+        """Encode tensors, in this order, for good: samples are not needed any more."""
+        self._samples.clear()
         return self._each(self._encode, names)
 
     def draft_all(self, names: Sequence[str], *, errors: bool = False) -> Iterator[Draft]:
@@ -154,7 +156,7 @@ class Encoding:
 
     def _like(self, name: str, other: Draft) -> Draft:
         """What a tensor of the same shape says about this one."""
-        analysis, stands_in = self.analyses[name], self.analyses[other.record.name]
+        analysis, stands_in = self.analyses.outline(name), self.analyses.outline(other.record.name)
         energies = [0.0 if a is None else a.deviation**2 for a in (analysis, stands_in)]
         share = energies[0] / energies[1] if energies[1] else 0.0
         record = TensorRecord(
@@ -174,11 +176,11 @@ class Encoding:
         return Draft(record, other.stored, other.noise * share, other.energy * share)
 
     def _draft_sample(self, name: str, sample: Sample, errors: bool, workspace: Workspace) -> Draft:
-        info, preset, analysis = self.target.tensors[name], self.presets[name], self.analyses[name]
+        info, preset, analysis = self.target.tensors[name], self.presets[name], self.analyses.get(name)
         assert analysis is not None
         encoded = encode_delta(
             sample.pair,
-            sample.analysis,
+            analysis.take(sample.rows),
             self.steps.get(name, 1.0),
             self._backend,
             workspace,

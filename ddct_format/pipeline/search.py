@@ -1,7 +1,7 @@
 """Finding the quantiser steps that meet a target, by encoding the model in drafts until its real size is right.
 
-Nothing of a draft is kept but numbers: the search needs no more memory than the final pass, beside a few singular
-vectors per tensor.
+Nothing of a draft is kept but numbers: the search needs no more memory than the final pass, beside samples. Singular
+vectors of the tensors lie in a file if they are many.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def choose_steps(
     searches: dict[str, StepSearch] = {}
     shares: dict[str, dict[str, float]] = {}
     for group, names in searched.items():
-        matrices = {n: a.deviation for n in names if (a := encoding.analyses[n]) is not None and a.factors is not None}
+        outlines = {name: outline for name in names if (outline := encoding.analyses.outline(name)) is not None}
+        matrices = {name: outline.deviation for name, outline in outlines.items() if outline.is_matrix}
         shares[group] = {**dict.fromkeys(names, 1.0), **relative_steps(matrices, coarse=targets[group].coarse)}
-        if any(encoding.analyses[name] is not None for name in names):
+        if outlines:
             searches[group] = _search(targets[group])
     measured = _Measured(encoding, groups, metadata_size)
     for number in range(_MOST_PASSES):

@@ -58,12 +58,7 @@ def check_decodes_to(
     Raises:
         CorruptError: it does not.
     """
-    payload = workspace.allocate(record.layers[index].size)
-    position = 0
-    for section in sections:
-        payload[position : position + section.size] = section
-        position += section.size
-        workspace.release()
+    payload = workspace.join(sections)
     result = workspace.allocate(record.nbytes)
 
     def let_go() -> None:
