@@ -34,13 +34,16 @@ ALWAYS_INLINE floats choose(integers where, floats yes, floats no) {
 
 ALWAYS_INLINE floats absolute(floats value) { return (floats)((integers)value & 0x7FFFFFFF); }
 
-ALWAYS_INLINE double sum_floats(floats value) {
+ALWAYS_INLINE double sum_doubles(doubles value) {
     double sum = 0, lanes[WIDE];
-    doubles wide = __builtin_convertvector(value, doubles);
-    memcpy(lanes, &wide, sizeof lanes);
+    memcpy(lanes, &value, sizeof lanes);
     for (int i = 0; i < WIDE; i++)
         sum += lanes[i];
     return sum;
+}
+
+ALWAYS_INLINE double sum_floats(floats value) {
+    return sum_doubles(__builtin_convertvector(value, doubles));
 }
 
 ALWAYS_INLINE int32_t sum_integers(integers value) {
@@ -160,10 +163,7 @@ static encode_sums encode_delta_sums(const encode_band *band) {
             energy += wide * wide;
             magnitude += size * 0x1p-8f;
         }
-        double lanes[WIDE];
-        memcpy(lanes, &energy, sizeof lanes);
-        for (int l = 0; l < WIDE; l++)
-            sums.energy += lanes[l];
+        sums.energy += sum_doubles(energy);
         sums.magnitude += sum_floats(magnitude) * 0x1p8;
     }
     uint32_t top = 0;
@@ -293,6 +293,16 @@ ALWAYS_INLINE void two_sided_16(const float *matrix, const floats *turned, const
     }
 }
 
+/* Which byte of memory the lowest bit set belongs to. */
+ALWAYS_INLINE uint32_t place_of_bit(uint64_t word) {
+    const uint32_t byte = (uint32_t)__builtin_ctzll(word) / 8;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return 7 - byte;
+#else
+    return byte;
+#endif
+}
+
 /* Sums over the patches of a row of patches, in single precision. */
 typedef struct {
     floats energy, small, few[3]; /* Σ |v| of magnitude 0, and of 1 to 3 */
@@ -331,13 +341,19 @@ ALWAYS_INLINE int32_t quantise_patch(const float *values, uint32_t count, float 
     for (int32_t m = 4; m <= top; m++)
         histogram[m] = 0;
     if (top > 3)
-        for (uint32_t i = 0; i < count; i++)
-            if (symbols[i] > 6) {
-                int magnitude = (symbols[i] + 1) / 2;
+        for (uint32_t i = 0; i < count; i += 8) {
+            uint64_t word;
+            memcpy(&word, symbols + i, sizeof word);
+            /* The highest bit of each byte above 6. */
+            word = (((word & 0x7F7F7F7F7F7F7F7Full) + 0x7979797979797979ull) | word) & 0x8080808080808080ull;
+            for (; word; word &= word - 1) {
+                uint32_t place = i + place_of_bit(word);
+                int magnitude = (symbols[place] + 1) / 2;
                 histogram[magnitude]++;
-                many[magnitude] += (double)fabsf(values[i]);
+                many[magnitude] += (double)fabsf(values[place]);
                 others++;
             }
+        }
     histogram[0] = (int32_t)count - others;
     histogram[MOST_MAGNITUDES] = top;
     return sum_integers(activity);
@@ -396,19 +412,22 @@ static void encode_quantise(const encode_band *band, const quantise_plan *plan, 
 }
 
 static void encode_patch_energies(const encode_band *band, uint32_t patch, float *work, double *energies) {
-    size_t across = (band->cols + patch - 1) / patch;
+    size_t across = (band->cols + patch - 1) / patch, stride = across * patch;
+    const quantise_plan plan = {.patch = patch, .scale = 1.0f};
     for (size_t first = 0; first < band->rows; first += patch) {
-        double *row = energies + first / patch * across;
-        memset(row, 0, across * sizeof *row);
-        for (size_t r = first; r < first + patch && r < band->rows; r++) {
-            row_difference(band, r, work);
-            for (size_t column = 0; column < across; column++) {
-                size_t stop = (column + 1) * patch < band->cols ? (column + 1) * patch : band->cols;
-                double sum = 0;
-                for (size_t c = column * patch; c < stop; c++)
-                    sum += (double)work[c] * (double)work[c];
-                row[column] += sum;
+        residual_rows(band, &plan, first, work, stride);
+        for (size_t column = 0; column < across; column++) {
+            doubles sums = {0}; /* squares of floats may be beyond their range */
+            for (uint32_t r = 0; r < patch; r++) {
+                const float *values = work + r * stride + column * patch;
+                for (uint32_t c = 0; c + WIDE <= patch; c += WIDE) {
+                    doubles value = __builtin_convertvector(load_floats(values + c), doubles);
+                    sums += value * value;
+                }
+                for (uint32_t c = 0; patch < WIDE && c < patch; c++)
+                    sums[c] += (double)values[c] * (double)values[c];
             }
+            energies[first / patch * across + column] = sum_doubles(sums);
         }
     }
 }
