@@ -217,7 +217,7 @@ def encode(copy: float) -> None:
         pairs = []
         for base in buffers(rows, cols):
             target = (base.float() + torch.randn(weights, device="cuda") * 2e-4).bfloat16()
-            pairs.append(Operands(base, "BF16", target, "BF16", rows, cols, 1.0))
+            pairs.append(Operands(base, target, "BF16", rows, cols, 1.0))
         deviation = float((pairs[0].target.float() - pairs[0].base.float()).std())
         alphabets = torch.full((patches,), 4, dtype=torch.uint8, device="cuda")
         work: dict[str, tuple[float, Callable[[Operands], object]]] = {

@@ -1,4 +1,4 @@
-"""An encoder's primitives on the device, through torch and, for the usual patches, ``encode.cu``; the host packs."""
+"""An encoder's primitives on the device, through torch and, for the usual patches, ``encode.cuh``; the host packs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .fused_encoder import MOST_AFFINE, Operands, encode_affine, encode_levels, 
 __all__ = ["DTYPES", "DeviceEncoder"]
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-_NARROW = {"BF16", "F16"}
+_NARROW = ("BF16", "F16")
 _SYMBOLS = LARGEST_MAGNITUDE + 1
 _MOST_WEIGHTS = 1 << 23
 """Of a band: starting work on the device takes the interpreter as long as the work itself takes on a few million."""
@@ -96,12 +96,12 @@ class DeviceEncoder(NativeEncoder):
         def compute() -> QuantisedBand:
             residual = None
             if fits(plan.patch, plan.transform, self.device) and 0 <= plan.dead_zone <= 0.5:
-                plain = not left.shape[1] and plan.col_order is None and {band.base_dtype, band.dtype} <= _NARROW
+                plain = not left.shape[1] and plan.col_order is None and _alike(band)
                 if plain:
                     operands = self._operands(band, plan.scale)
                 else:
                     residual = self._residual(band, plan, left)
-                    operands = Operands(residual, "none", residual, "F32", left.shape[0], band.cols, 1.0)
+                    operands = Operands(residual, residual, "F32", left.shape[0], band.cols, 1.0)
                 found = encode_levels(operands, plan.unit, plan.dead_zone).collect()
                 if found is not None:
                     return found
@@ -136,7 +136,7 @@ class DeviceEncoder(NativeEncoder):
         self, band: Band, patch: int, transform: str, scale: float, alphabets: npt.NDArray[np.uint8]
     ) -> AffineBand:
         def compute() -> AffineBand:
-            narrow = {band.base_dtype, band.dtype} <= _NARROW and int(alphabets.max(initial=0)) <= MOST_AFFINE
+            narrow = _alike(band) and int(alphabets.max(initial=0)) <= MOST_AFFINE
             if narrow and fits(patch, transform, self.device):
                 return encode_affine(self._operands(band, scale), self.upload(alphabets)).collect()
             delta = self._delta(band) * scale
@@ -209,7 +209,7 @@ class DeviceEncoder(NativeEncoder):
     def _operands(self, band: Band, scale: float) -> Operands:
         base, target = (self.upload(data) for data in (band.base, band.target))
         rows = band.target.size // (band.cols * FLOAT_WIDTHS[band.dtype])
-        return Operands(base, band.base_dtype, target, band.dtype, rows, band.cols, scale)
+        return Operands(base, target, band.dtype, rows, band.cols, scale)
 
     def _residual(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> torch.Tensor:
         residual = self._delta(band) * plan.scale
@@ -231,6 +231,11 @@ def _weights_that_fit(device: torch.device) -> int:
     if device.type != "cuda":
         return _MOST_WEIGHTS
     return usable_memory(device) // (_BANDS * _BYTES_PER_WEIGHT)
+
+
+def _alike(band: Band) -> bool:
+    """Whether a kernel may subtract the base from the target."""
+    return band.base_dtype == band.dtype and band.dtype in _NARROW
 
 
 def _cut(view: torch.Tensor, patch: int) -> torch.Tensor:

@@ -25,7 +25,8 @@ _SIZES = {"none": 4, "BF16": 2, "F16": 2, "F32": 4}
 _PATCH = 16
 # As in layer.cuh.
 _THREADS, _MAP_BLOCK, _RUN_BLOCK, _DENSE_BLOCK, _FILL_BLOCK = 256, 1024, 4096, 256 * 16, 256 * 64
-_BLOCKS, _MOST_ITEMS, _MOST_ACROSS, _CENTRE, _SPLIT, _HIGH, _CODE_BITS = 3, 128, 65536, 2, 4, 8, 4
+_BLOCKS, _TILE_BLOCKS, _MOST_ITEMS, _MOST_ACROSS = 3, 2, 128, 65536
+_CENTRE, _SPLIT, _HIGH, _CODE_BITS = 2, 4, 8, 4
 _READ_BEYOND = 256
 """Bytes after the symbols of a class into which the last 16 packed bytes may spill."""
 _LARGEST_FACTOR = 1 << 11
@@ -260,10 +261,8 @@ class FusedLayer:
             )
             kernels = self._kernels(base_dtype, dtype, vector=vector)
             if params.col_keys:
-                tile = 512 if _SIZES[dtype] == 4 else 1024
-                shared = 16 * (tile * _SIZES[dtype] + 16) + 16 * _chunks(params.rank) * (tile + 1)
-                shared += _MOST_ITEMS * (64 + 8 + 32) + 2 * tile + 16 + 4 * _blocks(grid.across, 32)
-                kernels.launch("decode_tiles", grid.down * _blocks(grid.cols, tile), _THREADS, argument, shared)
+                tiles, shared = self._tiles(_SIZES[dtype])
+                kernels.launch("decode_tiles", tiles, _THREADS, argument, shared)
             else:
                 strip = 128 // _SIZES[dtype]
                 staged = vector and base_dtype != "none" and _SIZES[base_dtype] == _SIZES[dtype]
@@ -275,6 +274,16 @@ class FusedLayer:
                 if not staged or grid.rows % _PATCH or grid.cols % strip or part != Part.whole(grid):
                     kernels.launch("decode_edges", _blocks(grid.count, _THREADS // 32), _THREADS, argument)
 
+    def _tiles(self, size: int) -> tuple[int, int]:
+        """Blocks of ``decode_tiles``, of which all run at a time, and what each takes of shared memory."""
+        grid, chunks = self._plan.params.grid, _chunks(self._plan.params.rank)
+        cols, turns = _tile_cols(size, chunks), _turns(self._device)
+        shared = turns * (16 * (cols * size + 16) + _MOST_ITEMS * (64 + 8 + 1) + 256 * self._plan.limbs * chunks + 80)
+        shared += 16 * chunks * (cols + 1) + _MOST_ITEMS * 32 + 2 * cols + 16 + 4 * _blocks(grid.across, 32)
+        tiles = _blocks(grid.cols, cols)
+        most = torch.cuda.get_device_properties(self._device).multi_processor_count * _TILE_BLOCKS
+        return tiles * max(1, min(grid.down, most // tiles)), shared
+
     def _stages(self, patches: int) -> int:
         """Bytes of shared memory of a block of ``decode_rows``: two stages a warp."""
         chunks = _chunks(self._plan.params.rank)
@@ -283,7 +292,7 @@ class FusedLayer:
     def _kernels(self, base_dtype: str, dtype: str, *, vector: bool) -> Kernels:
         return _load(
             self._device, _TYPES[base_dtype], _TYPES[dtype], self._plan.params.quantiser == "affine", self._plan.limbs,
-            _chunks(self._plan.params.rank), vector,
+            _chunks(self._plan.params.rank), vector, _turns(self._device),
         )  # fmt: skip
 
 
@@ -291,9 +300,11 @@ _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 @lru_cache(maxsize=256)
-def _load(device: torch.device, base: int, result: int, affine: bool, limbs: int, chunks: int, vector: bool) -> Kernels:
+def _load(
+    device: torch.device, base: int, result: int, affine: bool, limbs: int, chunks: int, vector: bool, turns: int
+) -> Kernels:
     options = ("--std=c++17", "--fmad=false", f"-DBASE={base}", f"-DRESULT={result}", f"-DAFFINE={int(affine)}",
-               f"-DLIMBS={limbs}", f"-DCHUNKS={chunks}", f"-DVECTOR={int(vector)}")  # fmt: skip
+               f"-DLIMBS={limbs}", f"-DCHUNKS={chunks}", f"-DVECTOR={int(vector)}", f"-DTURNS={turns}")  # fmt: skip
     source = "\n".join(Path(__file__).with_name(name).read_text() for name in _SOURCES)
     return load_kernels(source, options, device)
 
@@ -320,6 +331,16 @@ def _best_run(down: int, strips: int, device: torch.device) -> int:
     """How many strips a warp takes: few, so that neighbours read what lies together, and all finish together."""
     warps = torch.cuda.get_device_properties(device).multi_processor_count * _BLOCKS * _THREADS // 32
     return min((4, 3, 2), key=lambda run: _blocks(down * _blocks(strips, run), warps) * (run + _START))
+
+
+def _tile_cols(size: int, chunks: int) -> int:
+    """Columns that a block of ``decode_tiles`` owns, of elements of so many bytes."""
+    return 512 if size == 4 or chunks == 2 else 1024
+
+
+def _turns(device: torch.device) -> int:
+    """Of ``decode_tiles``: two where two blocks with two each find room in a multiprocessor."""
+    return 2 if torch.cuda.get_device_capability(device) in ((9, 0), (10, 0), (10, 3)) else 1
 
 
 def _chunks(rank: int) -> int:

@@ -36,10 +36,13 @@ __device__ __forceinline__ u32 gather_nibbles(u32 bytes) // the low nibbles of f
     return (bytes & 0xF) | (bytes >> 4 & 0xF0) | (bytes >> 8 & 0xF00) | (bytes >> 12 & 0xF000);
 }
 
-// A patch's place and, of symbols of two bits, the rows that this lane takes part in.
+// A patch's place and what this lane takes part in: of symbols of two bits rows; of four bits, if they are there already,
+// two in each of four rows.
 struct Symbols {
     uint2 place;
     uint4 rows;
+    u32 fours;
+    bool has_fours = false;
 };
 
 __device__ __forceinline__ const u8* words_of(const Layer& layer, uint2 place)
@@ -47,9 +50,10 @@ __device__ __forceinline__ const u8* words_of(const Layer& layer, uint2 place)
     return layer.buffer + ((u64)(place.x >> CODE_BITS) << 6);
 }
 
-__device__ __forceinline__ void load_symbols(const Layer& layer, int t, Symbols& symbols)
+__device__ __forceinline__ u32 load_fours(const Layer& layer, uint2 place, int g, int t)
 {
-    if ((symbols.place.x & CODE_WIDTH) == 1) symbols.rows = __ldg((const uint4*)words_of(layer, symbols.place) + t);
+    const u8* words = words_of(layer, place) + t * 32 + g;
+    return __ldg(words) | __ldg(words + 8) << 8 | __ldg(words + 16) << 16 | __ldg(words + 24) << 24;
 }
 
 // The levels of a lane: halves[0, 1] of rows 4t, 4t+1 and 4t+2, 4t+3 in column 2g, halves[2, 3] in column 2g+1.
@@ -66,9 +70,8 @@ __device__ __forceinline__ void unpack(
         even = permute(low, 0, digits & 0x3333);
         odd = permute(low, 0, digits >> 2 & 0x3333);
     } else if (width == 2) {
-        const u8* place = words_of(layer, symbols.place) + t * 32 + g;
-        u32 digits = __ldg(place) | __ldg(place + 8) << 8 | __ldg(place + 16) << 16 | __ldg(place + 24) << 24;
-        u32 evens = digits & 0x07070707, odds = digits >> 4 & 0x07070707;
+        u32 fours = symbols.has_fours ? symbols.fours : load_fours(layer, symbols.place, g, t);
+        u32 evens = fours & 0x07070707, odds = fours >> 4 & 0x07070707;
         even = permute(low, high, gather_nibbles(evens));
         odd = permute(low, high, gather_nibbles(odds));
     } else {
@@ -134,23 +137,38 @@ __device__ __forceinline__ void inverse(const u32 (&halves)[4], const Basis& bas
     }
 }
 
-struct Scaled { // what a class's integers are made of and multiplied with
+struct alignas(16) Scaled { // what a class's integers are made of and multiplied with
     u32 low_levels, high_levels;
     float factor, scale;
 };
 
-__device__ __forceinline__ void load_classes(const Layer& layer, Scaled* classes)
-{
-    if (AFFINE) return;
-    for (int number = threadIdx.x; number < layer.classes; number += THREADS) {
-        uint4 entry = __ldg((const uint4*)(layer.class_table + number));
-        classes[number] = {entry.x, entry.y, __uint_as_float(entry.z), __ldg(layer.scales + number)};
+struct Classes { // a table of Scaled in shared memory, its address kept in a register
+    u32 address;
+
+    __device__ __forceinline__ Classes(const Layer& layer, Scaled* table)
+    {
+        address = (u32)__cvta_generic_to_shared(table);
+        if (AFFINE) return;
+        for (int number = threadIdx.x; number < layer.classes; number += THREADS) {
+            uint4 entry = __ldg((const uint4*)(layer.class_table + number));
+            table[number] = {entry.x, entry.y, __uint_as_float(entry.z), __ldg(layer.scales + number)};
+        }
+        __syncthreads();
+        asm volatile("" : "+r"(address)); // else it is computed again for each patch
     }
-    __syncthreads();
-}
+
+    __device__ __forceinline__ Scaled operator[](u32 number) const
+    {
+        Scaled entry;
+        asm("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+            : "=r"(entry.low_levels), "=r"(entry.high_levels), "=f"(entry.factor), "=f"(entry.scale)
+            : "r"(address + number * (u32)sizeof(Scaled)));
+        return entry;
+    }
+};
 
 // The delta of a patch but for the low-rank part; laid out as `integers` of inverse.
-__device__ __forceinline__ void decode_patch(const Layer& layer, const Basis& basis, const Scaled* classes,
+__device__ __forceinline__ void decode_patch(const Layer& layer, const Basis& basis, const Classes& classes,
                                              const Symbols& symbols, float gain, int g, int t, float (&delta)[8])
 {
     uint2 place = symbols.place;
@@ -217,11 +235,10 @@ __device__ __forceinline__ void load_right(const Layer& layer, const u32 (&cols)
 __device__ __forceinline__ void add_low_rank(
     const Layer& layer, const Left& left, const Right& right, float scale, int t, float (&delta)[8])
 {
-    int sums[2][4] = {};
+    int limbs[LIMBS][2][4] = {};
 #pragma unroll
-    for (int limb = LIMBS - 1; limb >= 0; limb--) { // a polynomial in 256; what overflows on the way comes back
-        if (limb < LIMBS - 1)
-            for (int n = 0; n < 8; n++) sums[n / 4][n % 4] = (int)((u32)sums[n / 4][n % 4] << 8);
+    for (int limb = 0; limb < LIMBS; limb++) {
+        int(&sums)[2][4] = limbs[limb];
 #if CHUNKS
         for (int chunk = 0; chunk < CHUNKS; chunk++)
             for (int n = 0; n < 2; n++)
@@ -234,6 +251,10 @@ __device__ __forceinline__ void add_low_rank(
         }
 #endif
     }
-    for (int n = 0; n < 8; n++) delta[n] = delta[n] + __int2float_rn(sums[n >> 1 & 1][(n & 1) + (n >> 2) * 2]) * scale;
+    for (int n = 0; n < 8; n++) {
+        u32 sum = 0; // a polynomial in 256; what overflows on the way comes back
+        for (int limb = LIMBS - 1; limb >= 0; limb--) sum = sum * 256 + (u32)limbs[limb][n >> 1 & 1][(n & 1) + (n >> 2) * 2];
+        delta[n] = delta[n] + __int2float_rn((int)sum) * scale;
+    }
 }
 #endif

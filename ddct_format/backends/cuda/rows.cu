@@ -28,9 +28,9 @@ __device__ __forceinline__ int swizzle(int row)
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) decode_rows(const __grid_constant__ Layer layer)
 {
 #if STAGED
-    __shared__ Scaled classes[AFFINE ? 1 : 255];
+    __shared__ Scaled table[AFFINE ? 1 : 255];
     extern __shared__ uint4 memory[]; // two stages a warp
-    load_classes(layer, classes);
+    Classes classes(layer, table);
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     u32 strips = (u32)((layer.across + STRIP - 1) / STRIP), run = (u32)layer.run, runs = (strips + run - 1) / run;
     u32 warp = blockIdx.x * WARPS + threadIdx.x / 32, down = warp / runs;
@@ -146,8 +146,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) decode_rows(const 
 // Element by element: where a strip leaves the view or the part that base and result hold, or they are not aligned.
 extern "C" __global__ void __launch_bounds__(THREADS) decode_edges(const __grid_constant__ Layer layer)
 {
-    __shared__ Scaled classes[AFFINE ? 1 : 255];
-    load_classes(layer, classes);
+    __shared__ Scaled table[AFFINE ? 1 : 255];
+    Classes classes(layer, table);
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     u32 across = (u32)layer.across, warp = blockIdx.x * WARPS + threadIdx.x / 32;
     u32 down = warp / across, patch = warp - down * across;
@@ -162,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) decode_edges(const __grid_
     load_basis(basis, layer.basis, lane);
     Symbols symbols;
     symbols.place = __ldg(layer.places + (u64)down * across + patch);
-    load_symbols(layer, t, symbols);
+    if ((symbols.place.x & CODE_WIDTH) == 1) symbols.rows = __ldg((const uint4*)words_of(layer, symbols.place) + t);
     float delta[8];
     decode_patch(layer, basis, classes, symbols, AFFINE ? __ldg(layer.scales) : 1.0f, g, t, delta);
 #if LIMBS
