@@ -36,13 +36,13 @@ __all__ = [
     "QUANTISERS",
     "DctqParams",
     "DctqPayload",
+    "PayloadSplits",
     "StoredCodes",
     "StoredPayload",
     "build_sections",
     "parse_payload",
     "split_halves",
     "split_payload",
-    "split_payloads",
     "unpack_codes",
 ]
 
@@ -270,65 +270,60 @@ def split_payload(params: DctqParams, payload: npt.NDArray[np.uint8]) -> StoredP
     return StoredPayload(payload, sections, tuple(codes))
 
 
-def split_payloads(
-    params: Sequence[DctqParams], memory: npt.NDArray[np.uint8], places: Sequence[tuple[int, int]], threads: int
-) -> Iterator[StoredPayload | InvalidError]:
-    """As :func:`split_payload` for many payloads, by several threads that do not wait for the interpreter's lock.
+class PayloadSplits:
+    """:func:`split_payload` for many payloads, whose symbols the native core finds and checks in its own threads.
+
+    Attributes:
+        buffers: what the native core is given: see ``split_payloads`` in ``native/interface.py``.
 
     Args:
-        places: start and stop of each payload in ``memory``.
-
-    Yields:
-        what each payload gives, or what is wrong with it.
+        places: start and stop of each payload in the memory that will hold them all.
     """
-    found = _find_codes(params, memory, places, threads)
-    for number, (own, place) in enumerate(zip(params, places, strict=True)):
-        payload = memory[slice(*place)]
-        try:
-            codes = found.get(number)
-            if codes is None:
-                yield split_payload(own, payload)
-                continue
-            stored, fixed = _fixed_part(own, payload)
-            coded = sum(code.symbols for code in codes) // own.grid.patch**2
-            ranges = (fixed, fixed + (4 * coded if own.quantiser == "affine" else 0))
-            yield StoredPayload(payload, {**stored.sections, "ranges": ranges}, codes)
-        except InvalidError as error:
-            yield error
 
-
-def _find_codes(
-    params: Sequence[DctqParams], memory: npt.NDArray[np.uint8], places: Sequence[tuple[int, int]], threads: int
-) -> dict[int, tuple[StoredCodes, ...]]:
-    """Where the symbols lie, by number of the payload: of those in which the native core finds nothing wrong."""
-    if core is None:
-        return {}
-    numbers, splits, classes = [], array("Q"), array("Q")
-    for number, (own, (start, stop)) in enumerate(zip(params, places, strict=True)):
-        sections, fixed = _places(own._fixed_sections())
-        if fixed <= stop - start:
-            numbers.append(number)
-            splits.extend((start, stop - start, own.grid.count, own.grid.patch**2))
-            splits.extend((sections["class_map"][0], sections["run_counts"][0], fixed))
-            splits.extend((own.quantiser == "affine", len(classes) // 2, len(own.levels)))
+    def __init__(self, params: Sequence[DctqParams], places: Sequence[tuple[int, int]]) -> None:
+        self._params = params
+        self._places = places
+        self._first: list[int] = []
+        rows, classes = array("Q"), array("Q")
+        for own, (start, stop) in zip(params, places, strict=True):
+            sections, fixed = _follow(own._fixed_sections())
+            self._first.append(len(classes) // 2)
+            rows.extend((start, stop - start, own.grid.count, own.grid.patch**2))
+            rows.extend((sections["class_map"][0], sections["run_counts"][0], fixed))
+            rows.extend((own.quantiser == "affine", self._first[-1], len(own.levels) if fixed <= stop - start else 0))
             for index, alphabet in enumerate(own.alphabets):
                 classes.extend((alphabet, index in own.sparse))
-    codes = np.empty((len(classes) // 2, 5), dtype=np.uint64)
-    good = core.split_payloads(memory, splits, classes, codes, threads)
-    rows, found = codes.tolist(), {}
-    for number, is_good, first in zip(numbers, good, splits[8::10], strict=True):
-        if is_good:
-            own = params[number]
-            found[number] = tuple(
-                StoredCodes(symbols, (begin, end), (runs, runs_end) if index in own.sparse else None)
-                for index, (symbols, runs, runs_end, begin, end) in enumerate(rows[first : first + len(own.levels)])
-            )
-    return found
+        self._codes = np.zeros((len(classes) // 2, 5), dtype=np.uint64)
+        self._good = bytearray(len(params))
+        self.buffers = (rows, classes, self._codes, self._good)
+
+    def results(self, memory: npt.NDArray[np.uint8]) -> Iterator[StoredPayload | InvalidError]:
+        """What each payload gives, or what is wrong with it; those that the core has not found right are read here."""
+        codes = self._codes.tolist()
+        for own, place, good, first in zip(self._params, self._places, self._good, self._first, strict=True):
+            payload = memory[slice(*place)]
+            try:
+                if good:
+                    yield self._found(own, payload, codes[first : first + len(own.levels)])
+                else:
+                    yield split_payload(own, payload)
+            except InvalidError as error:
+                yield error
+
+    def _found(self, params: DctqParams, payload: npt.NDArray[np.uint8], codes: list[list[int]]) -> StoredPayload:
+        stored, fixed = _fixed_part(params, payload)
+        coded = sum(symbols for symbols, *_ in codes) // params.grid.patch**2
+        ranges = (fixed, fixed + (4 * coded if params.quantiser == "affine" else 0))
+        found = (
+            StoredCodes(symbols, (start, stop), (runs, runs_stop) if index in params.sparse else None)
+            for index, (symbols, runs, runs_stop, start, stop) in enumerate(codes)
+        )
+        return StoredPayload(payload, {**stored.sections, "ranges": ranges}, tuple(found))
 
 
 def _fixed_part(params: DctqParams, payload: npt.NDArray[np.uint8]) -> tuple[StoredPayload, int]:
     """The sections whose size does not depend on the class map, their numbers checked, and where they end."""
-    sections, stop = _places(params._fixed_sections())
+    sections, stop = _follow(params._fixed_sections())
     if stop > payload.size:
         raise _too_short(payload)
     stored = StoredPayload(payload, sections, ())
@@ -340,7 +335,7 @@ def _fixed_part(params: DctqParams, payload: npt.NDArray[np.uint8]) -> tuple[Sto
     return stored, stop
 
 
-def _places(sections: Sequence[tuple[str, int]]) -> tuple[dict[str, tuple[int, int]], int]:
+def _follow(sections: Sequence[tuple[str, int]]) -> tuple[dict[str, tuple[int, int]], int]:
     """Start and stop of sections that follow each other, and where the last one ends."""
     position, places = 0, {}
     for name, size in sections:

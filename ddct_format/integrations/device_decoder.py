@@ -1,7 +1,8 @@
 """Layers decoded on CUDA devices: one thread starts all kernels, while others read what comes next.
 
 Payloads are read, checked and decompressed in groups, by threads of the native core that never wait for the
-interpreter's lock, into pinned memory. Of that there are a few groups' worth, kept for the next archive; a payload that
+interpreter's lock, into pinned memory. Two groups are read at a time, so that there is work for those threads while the
+interpreter hands out the next. Of that there are a few groups' worth, kept for the next archive; a payload that
 is larger than a group has memory of its own for as long, above ``LARGEST_PINNED`` not pinned.
 """
 
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -28,8 +30,9 @@ from .parts import TensorPart
 __all__ = ["LARGEST_PINNED", "DeviceDecoder", "Payload"]
 
 LARGEST_PINNED = 256 << 20
-_GROUP = 48 << 20
-_SLOTS = 3
+_GROUP = 64 << 20
+_SLOTS = 4
+_READERS = 2
 _ALIGNMENT = 64
 
 
@@ -84,7 +87,7 @@ class DeviceDecoder:
         records: whose first layers :meth:`payloads` will give, in this order.
         devices: on which there are tensors; what their current streams hold by now comes first, and what follows on
             them after the block waits for all that was decoded.
-        threads: that read and decompress.
+        threads: that read and decompress a group.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class DeviceDecoder:
                 slot.stream(device).wait_event(started)
         self._groups = _grouped(records)
         self._reading: deque[tuple[_Slot, Future[list[Payload]]]] = deque()
-        self._pool = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(_READERS)
         for slot in self._slots:
             self._read_next(slot)
 
@@ -140,12 +143,11 @@ class DeviceDecoder:
         memory = slot.memory(group[-1].place[1] + group[-1].room)
         bytes_of = memory.numpy()
         wanted = [(item.record.name, 0, item.place[0]) for item in group]
-        self._archive.reader.payloads_into(wanted, bytes_of, inflate_payloads, self._threads)
-        found = dctq.split_payloads(
-            [item.params for item in group], bytes_of, [item.place for item in group], self._threads
-        )
+        splits = dctq.PayloadSplits([item.params for item in group], [item.place for item in group])
+        inflate = partial(inflate_payloads, splits=splits.buffers)
+        self._archive.reader.payloads_into(wanted, bytes_of, inflate, self._threads)
         payloads = []
-        for item, stored in zip(group, found, strict=True):
+        for item, stored in zip(group, splits.results(bytes_of), strict=True):
             if isinstance(stored, InvalidError):
                 raise stored.at(place=self._archive.place, tensor=item.record.name)
             staged = memory[item.place[0] : item.place[1] + item.room]

@@ -46,6 +46,7 @@ def inflate_payloads(
     chunk_size: int,
     out: Buffer,
     threads: int,
+    splits: tuple[Buffer, Buffer, Buffer, Buffer] = (b"", b"", bytearray(), bytearray()),
 ) -> bytes:
     """Read payloads from an open file into ``out``, by ``threads`` threads; of each, 1 if that was possible.
 
@@ -53,12 +54,13 @@ def inflate_payloads(
         offsets: uint64, where each chunk of the file begins, and where the last one ends.
         checksums: uint32, crc32c of each.
         payloads: first chunk, place in ``out``, and bytes; what is there is undefined where the result is 0.
+        splits: to be found out about each payload: see :class:`~ddct_format.codec.dctq.PayloadSplits`.
     """
     functions = _zstd()
     if core is None or functions is None:
         return bytes(len(payloads))
     numbers = array("Q", (number for payload in payloads for number in payload))
-    return core.inflate_payloads(descriptor, offsets, checksums, numbers, chunk_size, out, threads, functions)
+    return core.inflate_payloads(descriptor, offsets, checksums, numbers, chunk_size, out, threads, functions, splits)
 
 
 @cache

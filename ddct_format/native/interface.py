@@ -52,20 +52,21 @@ class Symbols(Protocol):
     def measure_runs(self, runs: Buffer, count: int, /) -> tuple[bool, int]:
         """Whether run bytes stay within ``count`` symbols, and how many values belong to them (section 7.2.5)."""
 
-    def split_payloads(
-        self, memory: Buffer, payloads: Buffer, classes: Buffer, codes: Buffer, threads: int, /
-    ) -> bytes:
-        """Find and check the symbols of payloads of dctq.v1, each by one thread.
+
+class Split(Protocol):
+    """Functions of ``src/split.c``."""
+
+    def split_payloads(self, memory: Buffer, splits: tuple[Buffer, Buffer, Buffer, Buffer], /) -> None:
+        """Find and check the symbols of payloads of dctq.v1 that lie in ``memory``.
 
         Args:
-            payloads: uint64 [n, 10]: place in ``memory``, size, patches, symbols of a patch, where the class map and
-                the run counts begin and where the sections of fixed size end, all from the payload's start on; whether
-                the quantiser is affine; the first row of ``classes`` and of ``codes``, and how many.
-            classes: uint64 [m, 2]: alphabet, and whether it is sparse.
-            codes: uint64 [m, 5], filled: symbols, start and stop of run bytes, start and stop of packed symbols.
-
-        Returns:
-            of each payload 1 if nothing is wrong with what was checked: all but the scales and the multipliers.
+            splits: four buffers, the last two of which are filled.
+                Of each payload uint64 [n, 10]: place, size, patches, symbols of a patch; where the class map and the
+                run counts begin and where the sections of fixed size end, all from the payload's start on; whether the
+                quantiser is affine; the first row of the next two buffers and how many, 0 to leave the payload alone.
+                Of each class uint64 [m, 2]: alphabet, and whether it is sparse.
+                Of each class uint64 [m, 5]: symbols, start and stop of run bytes, start and stop of packed symbols.
+                Of each payload a byte: 1 if nothing is wrong with all but the scales and the multipliers.
         """
 
 
@@ -111,6 +112,7 @@ class Inflate(Protocol):
         out: Buffer,
         threads: int,
         zstd: tuple[int, int, int, int],
+        splits: tuple[Buffer, Buffer, Buffer, Buffer],
         /,
     ) -> bytes:
         """Read payloads from an open file; of each 1 if all of its chunks are plainly right.
@@ -118,6 +120,7 @@ class Inflate(Protocol):
         Args:
             offsets, checksums: of all chunks of the file, as for :meth:`inflate_chunks`.
             payloads: uint64 [n, 3]: first chunk, place in ``out``, bytes.
+            splits: for :meth:`Split.split_payloads`, done with each payload that is right; or four buffers of no bytes.
         """
 
     def crc32c(self, data: Buffer, portable: bool, /) -> int:
@@ -357,5 +360,5 @@ class Ulp(Protocol):
         """
 
 
-class Core(Blocks, Dctq, Digest, Encode, Inflate, InstructionSets, Symbols, Ulp, Protocol):
+class Core(Blocks, Dctq, Digest, Encode, Inflate, InstructionSets, Split, Symbols, Ulp, Protocol):
     """All of it."""

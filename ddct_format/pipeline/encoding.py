@@ -230,8 +230,12 @@ class Encoding:
                 for name in group:
                     yield work(name, BudgetWorkspace(self._memory // 8, self._threads, scratch))
             else:
+                # What is encoded is a small part of what encoding takes: one more for each thread still fits.
                 yield from map_ordered(
-                    lambda name: work(name, BudgetWorkspace(small, 1, scratch)), list(group), self._threads
+                    lambda name: work(name, BudgetWorkspace(small, 1, scratch)),
+                    list(group),
+                    self._threads,
+                    ahead=self._threads,
                 )
 
     def _encode(self, name: str, workspace: Workspace, *, draft: bool = False) -> Encoded:

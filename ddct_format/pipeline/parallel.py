@@ -32,8 +32,9 @@ def map_ordered(
     *,
     cost: Callable[[Item], int] | None = None,
     budget: int = DEFAULT_MEMORY,
+    ahead: int = 1,
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` in the order of ``items``; at most ``threads + 1`` results exist at a time.
+    """Yield ``work(item)`` in the order of ``items``; at most ``threads + ahead`` results exist at a time.
 
     The threads share numpy, zlib-like and hash work, all of which release the interpreter's lock. The first exception
     in item order is raised; what was not started is dropped.
@@ -43,6 +44,7 @@ def map_ordered(
             next result. Items are handed out while their costs fit ``budget`` together; one that does not fit it at
             all runs alone.
         budget: in bytes.
+        ahead: how many items may be finished before their turn, while a large one keeps the others waiting.
     """
     with ThreadPoolExecutor(max_workers=threads) as pool:
         waiting: deque[tuple[Future[Result], int]] = deque()
@@ -50,7 +52,7 @@ def map_ordered(
         try:
             for item in items:
                 need = 0 if cost is None else cost(item)
-                while waiting and (len(waiting) > threads or used + need > budget):
+                while waiting and (len(waiting) >= threads + ahead or used + need > budget):
                     future, taken = waiting.popleft()
                     yield future.result()
                     used -= taken

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import google_crc32c
@@ -14,6 +15,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddct_format.codec.dctq import DctqParams, PayloadSplits, StoredPayload, split_payload
 from ddct_format.container.reader import ArchiveReader
 from ddct_format.container.source import BytesSource, FileSource
 from ddct_format.container.zstd_frame import compress, decompress
@@ -149,3 +151,22 @@ def test_payloads_that_do_not_fit_are_a_mistake_of_the_caller(tmp_path: Path) ->
             with pytest.raises(ValueError, match="do not agree"):
                 inflate_payloads(source.descriptor, *table, [wrong], CHUNK, out, 1)
         assert inflate_payloads(source.descriptor, *table, [(0, 0, 11)], CHUNK, out, 1) == b"\0"  # ends too early
+
+
+def test_payloads_are_split_as_they_come(tmp_path: Path) -> None:
+    for path in sorted((Path(__file__).parents[2] / "spec/vectors/good").rglob("dctq-*.ddct"))[:20]:
+        with ArchiveReader.open(FileSource(path)) as reader:
+            wanted = [item for item in all_payloads(reader) if item[1] == 0]
+            records = [reader.tensors[name] for name, _, _ in wanted]
+            params = [DctqParams.parse(record.layers[0].params, record.elements) for record in records]
+            places = [
+                (place, place + record.layers[0].size) for record, (_, _, place) in zip(records, wanted, strict=True)
+            ]
+            splits = PayloadSplits(params, places)
+            out = np.empty(1 << 20, dtype=np.uint8)
+            reader.payloads_into(wanted, out, partial(inflate_payloads, splits=splits.buffers), 2)
+            assert splits.buffers[-1] == b"\1" * len(wanted)
+            for own, (name, _, _), found in zip(params, wanted, splits.results(out), strict=True):
+                assert isinstance(found, StoredPayload)
+                alone = split_payload(own, np.frombuffer(reader.payload(name, 0), dtype=np.uint8))
+                assert (found.sections, found.codes) == (alone.sections, alone.codes)

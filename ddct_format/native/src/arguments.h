@@ -27,6 +27,6 @@ void choose_best_instruction_set(void);
 void prepare_checksums(void);
 
 extern PyMethodDef block_methods[], dctq_methods[], digest_methods[], encode_methods[], encode_ulp_methods[],
-    inflate_methods[], instruction_set_methods[], symbol_methods[], ulp_methods[];
+    inflate_methods[], instruction_set_methods[], split_methods[], symbol_methods[], ulp_methods[];
 
 #endif

@@ -4,7 +4,9 @@
  * plainly right is taken; anything else is left to the careful path in Python, which says what is wrong with it. */
 #include "arguments.h"
 #include "parallel.h"
+#include "split.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -181,7 +183,9 @@ typedef struct {
     uint64_t chunk_size, piece_chunks, room;
     uint8_t *out, *scratch; /* room bytes for each worker */
     void **contexts;
-    uint8_t *bad; /* one for each piece */
+    uint8_t *bad;                 /* one for each piece */
+    atomic_uint_fast32_t *missing; /* pieces of each payload */
+    const Splits *splits;
     Zstd zstd;
 } Inflation;
 
@@ -213,6 +217,10 @@ static void inflate_piece(void *context, size_t worker, size_t item) {
     all->bad[item] = !read_all(all->descriptor, stored, offsets[count] - offsets[0], offsets[0]) ||
                      !inflate_all(all->contexts[worker], stored, offsets, all->checksums + payload->first + begin,
                                   count, all->chunk_size, all->out + payload->place + start, size, &all->zstd);
+    /* Who brings the last piece looks at the whole, while the others go on. */
+    size_t number = all->pieces[item].payload;
+    if (atomic_fetch_sub(&all->missing[number], 1) == 1 && all->splits != NULL)
+        split_item(all->splits, number, all->out);
 }
 
 static void inflate_pieces(Inflation *all, size_t pieces, size_t workers) {
@@ -244,11 +252,13 @@ static bool measure_payloads(Inflation *all, size_t count, uint64_t chunks, uint
 static PyObject *inflate_payloads(PyObject *module, PyObject *arguments) {
     (void)module;
     Py_buffer offsets, checksums, payloads, out;
+    Splits splits;
     unsigned long long chunk_size, functions[4];
     unsigned int workers;
     int descriptor;
-    if (!PyArg_ParseTuple(arguments, "iy*y*y*Kw*I(KKKK)", &descriptor, &offsets, &checksums, &payloads, &chunk_size,
-                          &out, &workers, &functions[0], &functions[1], &functions[2], &functions[3]))
+    if (!PyArg_ParseTuple(arguments, "iy*y*y*Kw*I(KKKK)O&", &descriptor, &offsets, &checksums, &payloads, &chunk_size,
+                          &out, &workers, &functions[0], &functions[1], &functions[2], &functions[3], get_splits,
+                          &splits))
         return NULL;
     size_t count = (size_t)payloads.len / sizeof(Payload), pieces = 0, chunks = (size_t)checksums.len / 4;
     Inflation all = {.descriptor = descriptor, .offsets = offsets.buf, .checksums = checksums.buf,
@@ -257,7 +267,9 @@ static PyObject *inflate_payloads(PyObject *module, PyObject *arguments) {
                 (size_t)checksums.len == 4 * chunks && (size_t)offsets.len == 8 * (chunks + 1);
     if (fits) {
         all.piece_chunks = chunk_size < PIECE_BYTES ? PIECE_BYTES / chunk_size : 1;
-        fits = measure_payloads(&all, count, chunks, (uint64_t)out.len, &pieces);
+        all.splits = splits.good.len > 0 ? &splits : NULL;
+        fits = measure_payloads(&all, count, chunks, (uint64_t)out.len, &pieces) &&
+               (all.splits == NULL || splits_fit(all.splits, count, (uint64_t)out.len));
     }
     PyObject *result = NULL;
     if (!fits) {
@@ -266,14 +278,17 @@ static PyObject *inflate_payloads(PyObject *module, PyObject *arguments) {
         workers = workers < pieces ? workers : (unsigned int)(pieces + !pieces);
         Piece *list = calloc(pieces + 1, sizeof(Piece));
         all.bad = calloc(pieces + 1, 1);
+        all.missing = calloc(count + 1, sizeof *all.missing);
         all.contexts = calloc(workers, sizeof(void *));
         all.scratch = malloc(workers * all.room);
-        if (list != NULL && all.bad != NULL && all.contexts != NULL && all.scratch != NULL) {
+        if (list != NULL && all.bad != NULL && all.missing != NULL && all.contexts != NULL && all.scratch != NULL) {
             size_t piece = 0;
-            for (uint32_t number = 0; number < count; number++)
-                for (uint64_t chunk = 0, own = chunks_of(all.payloads[number].size, chunk_size); chunk < own;
-                     chunk += all.piece_chunks)
+            for (uint32_t number = 0; number < count; number++) {
+                uint64_t own = chunks_of(all.payloads[number].size, chunk_size);
+                atomic_init(&all.missing[number], (uint32_t)chunks_of(own, all.piece_chunks));
+                for (uint64_t chunk = 0; chunk < own; chunk += all.piece_chunks)
                     list[piece++] = (Piece){number, (uint32_t)chunk};
+            }
             all.pieces = list;
             WITHOUT_LOCK(UINT64_MAX, inflate_pieces(&all, pieces, workers));
             result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count);
@@ -284,11 +299,15 @@ static PyObject *inflate_payloads(PyObject *module, PyObject *arguments) {
             char *good = PyBytes_AsString(result);
             memset(good, 1, count);
             for (size_t piece = 0; piece < pieces; piece++)
-                if (all.bad[piece])
+                if (all.bad[piece]) {
                     good[list[piece].payload] = 0;
+                    if (all.splits != NULL)
+                        ((char *)splits.good.buf)[list[piece].payload] = 0;
+                }
         }
         free(list);
         free(all.bad);
+        free(all.missing);
         free(all.contexts);
         free(all.scratch);
     }
@@ -296,6 +315,7 @@ static PyObject *inflate_payloads(PyObject *module, PyObject *arguments) {
     PyBuffer_Release(&checksums);
     PyBuffer_Release(&payloads);
     PyBuffer_Release(&out);
+    release_splits(&splits);
     return result;
 }
 

@@ -4,8 +4,8 @@
 
 static PyMethodDef *const parts[] = {
     block_methods,      dctq_methods,    digest_methods,          encode_methods,
-    encode_ulp_methods, inflate_methods, instruction_set_methods, symbol_methods,
-    ulp_methods,
+    encode_ulp_methods, inflate_methods, instruction_set_methods, split_methods,
+    symbol_methods,     ulp_methods,
 };
 
 static int add_functions(PyObject *module) {
