@@ -164,7 +164,7 @@ static PyObject *inflate_chunks(PyObject *module, PyObject *arguments) {
 }
 
 /* Payloads of a file. A piece is some consecutive chunks of one of them, read with one call. */
-enum { PIECE_BYTES = 1 << 20 };
+enum { PIECE_BYTES = 1 << 18 };
 
 typedef struct {
     uint64_t first, place, size; /* chunk, byte of the output, bytes */
