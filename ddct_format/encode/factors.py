@@ -21,7 +21,8 @@ _POWER_ITERATIONS = 2
 _WHOLE = 1 << 22
 """Up to so many weights a matrix is decomposed as a whole. Of a larger one a sample of rows tells the directions, which
 one power iteration over all rows then makes precise (spec/adr/0501-one-pass-analysis.md)."""
-_SAMPLE_ROWS = 1024
+_SAMPLE_ROWS, _SAMPLE_WEIGHTS = 1024, 1 << 22
+"""Of a sample at most."""
 _LARGE_LIMIT = 32
 _NOISE_EDGE = 1.1
 """Singular values of a sample that are not above those of noise by so much stand for nothing that could be sent."""
@@ -82,7 +83,8 @@ def factorise(
     if pair.elements <= _WHOLE:
         vectors, _ = _directions(pair, scale, encoder, workspace, limit + _OVERSAMPLING)
     else:
-        sample = pair.take(spread_rows(pair.rows, _SAMPLE_ROWS, 1))
+        rows = min(_SAMPLE_ROWS, max(_SAMPLE_WEIGHTS // pair.cols, 1))
+        sample = pair.take(spread_rows(pair.rows, rows, 1))
         vectors, found = _directions(sample, scale, encoder, workspace, large_limit + _OVERSAMPLING)
         vectors = np.ascontiguousarray(vectors[:, : found + _SPARE])
     step = _power(pair, scale, encoder, workspace, vectors)

@@ -445,6 +445,7 @@ static const encode_table encode_functions = {
     .pack_dense = encode_pack_dense,
     .count_others = encode_count_others,
     .pack_runs = encode_pack_runs,
+    .ulp_elements_16 = ulp_elements_16,
 };
 
 #if defined(__GNUC__) && !defined(__clang__)

@@ -55,6 +55,20 @@ typedef struct {
     double magnitude, energy, aligned;
 } affine_result;
 
+/* A prediction and the tensor to restore, of the same type. */
+typedef struct {
+    const uint8_t *before, *target, *row_keys, *col_keys; /* keys are NULL where there are none */
+    size_t rows, cols;
+    uint32_t bits, fraction, largest_exponent, shift, width, mantissa;
+} ulp_pair;
+
+enum { ULP_PIECE = 512, ULP_KEYS_PER_OCTAVE = 4 };
+
+typedef struct {
+    uint16_t context[ULP_PIECE], extra[ULP_PIECE];
+    uint8_t symbol[ULP_PIECE], extra_bits[ULP_PIECE];
+} ulp_piece;
+
 typedef struct encode_table {
     void (*difference)(const encode_band *band, float scale, float *out, double *row_squares, double *col_squares);
     encode_sums (*sums)(const encode_band *band);
@@ -72,6 +86,9 @@ typedef struct encode_table {
                          uint32_t alphabet, uint32_t per_byte, uint8_t *out);
     size_t (*count_others)(const uint8_t *symbols, size_t values, const uint8_t *class_map, size_t patches, int number,
                            size_t *members);
+    /* What section 7.3 says of `count` elements of 16 bits from element `first` on, at most ULP_PIECE, of one row. */
+    void (*ulp_elements_16)(const ulp_pair *pair, size_t first, size_t count, int32_t row_key, const uint8_t *col_keys,
+                            ulp_piece *piece);
     /* Run bytes and the symbols other than 0, each less one. */
     size_t (*pack_runs)(const uint8_t *symbols, size_t values, const uint8_t *class_map, size_t patches, int number,
                         uint8_t *runs, uint8_t *others);

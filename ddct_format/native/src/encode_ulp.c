@@ -1,15 +1,10 @@
 /* Symbols, contexts and extra bits of ulp.v1 for an encoder (section 7.3): see ../interface.py. */
 #include "arguments.h"
+#include "kernels.h"
 
 #include <string.h>
 
-enum { CONTEXTS = 255 + 255 + 4 * 254 + 1, SYMBOLS = 256, KEYS_PER_OCTAVE = 4 };
-
-typedef struct {
-    const uint8_t *before, *target, *row_keys, *col_keys;
-    size_t rows, cols;
-    uint32_t bits, fraction, largest_exponent, shift, width, mantissa;
-} ulp_pair;
+enum { CONTEXTS = 255 + 255 + 4 * 254 + 1, SYMBOLS = 256 };
 
 typedef struct {
     uint32_t context, symbol, extra, extra_bits;
@@ -27,35 +22,49 @@ static inline __attribute__((always_inline)) ulp_element element_of(const ulp_pa
     uint32_t extra_bits = top > pair->mantissa ? top - pair->mantissa : 0;
     uint32_t code = (uint32_t)(magnitude >> extra_bits) + (extra_bits << pair->mantissa);
     return (ulp_element){
-        .context = KEYS_PER_OCTAVE * (pair->largest_exponent - (exponent ? exponent : 1)) + keys,
+        .context = ULP_KEYS_PER_OCTAVE * (pair->largest_exponent - (exponent ? exponent : 1)) + keys,
         .symbol = 2 * code - (residual < 0),
         .extra = (uint32_t)(magnitude & (((uint64_t)1 << extra_bits) - 1)),
         .extra_bits = extra_bits,
     };
 }
 
-static inline __attribute__((always_inline)) uint32_t pattern_at(const uint8_t *data, size_t i, uint32_t bits) {
-    if (bits == 16) {
-        uint16_t value;
-        memcpy(&value, data + 2 * i, sizeof value);
-        return value;
-    }
+static uint32_t pattern_at(const uint8_t *data, size_t i) {
     uint32_t value;
     memcpy(&value, data + 4 * i, sizeof value);
     return value;
 }
 
-static inline __attribute__((always_inline)) uint32_t keys_at(const ulp_pair *pair, size_t row, size_t col) {
-    return (pair->row_keys != NULL ? pair->row_keys[row] : 0u) + (pair->col_keys != NULL ? pair->col_keys[col] : 0u);
+/* Fills a piece of a row from column `col` on; the number of elements. The extra bits of wide types are in `wide`. */
+static size_t take_piece(const ulp_pair *pair, size_t row, size_t col, ulp_piece *piece, uint32_t wide[ULP_PIECE]) {
+    size_t count = pair->cols - col < ULP_PIECE ? pair->cols - col : ULP_PIECE, first = row * pair->cols + col;
+    uint32_t row_key = pair->row_keys != NULL ? pair->row_keys[row] : 0u;
+    const uint8_t *col_keys = pair->col_keys != NULL ? pair->col_keys + col : NULL;
+    if (pair->bits == 16) {
+        kernels()->encode->ulp_elements_16(pair, first, count, (int32_t)row_key, col_keys, piece);
+        for (size_t i = 0; wide != NULL && i < count; i++)
+            wide[i] = piece->extra[i];
+        return count;
+    }
+    for (size_t i = 0; i < count; i++) {
+        uint32_t keys = row_key + (col_keys != NULL ? col_keys[i] : 0u);
+        ulp_element found = element_of(pair, pattern_at(pair->before, first + i), pattern_at(pair->target, first + i), keys);
+        piece->context[i] = (uint16_t)found.context;
+        piece->symbol[i] = (uint8_t)found.symbol;
+        piece->extra_bits[i] = (uint8_t)found.extra_bits;
+        if (wide != NULL)
+            wide[i] = found.extra;
+    }
+    return count;
 }
 
-static inline __attribute__((always_inline)) void count_elements(const ulp_pair *pair, uint32_t bits, int64_t *counts) {
+static void count_elements(const ulp_pair *pair, int64_t *counts) {
+    ulp_piece piece;
     for (size_t row = 0; row < pair->rows; row++)
-        for (size_t col = 0; col < pair->cols; col++) {
-            size_t i = row * pair->cols + col;
-            ulp_element found = element_of(pair, pattern_at(pair->before, i, bits), pattern_at(pair->target, i, bits),
-                                           keys_at(pair, row, col));
-            counts[found.context * SYMBOLS + found.symbol]++;
+        for (size_t col = 0; col < pair->cols; col += ULP_PIECE) {
+            size_t count = take_piece(pair, row, col, &piece, NULL);
+            for (size_t i = 0; i < count; i++)
+                counts[piece.context[i] * SYMBOLS + piece.symbol[i]]++;
         }
 }
 
@@ -67,23 +76,23 @@ static void put_bits(uint8_t *out, uint64_t *position, uint32_t value, uint32_t 
 }
 
 /* False if a group holds more than was counted. */
-static inline __attribute__((always_inline)) bool scatter_elements(const ulp_pair *pair, uint32_t bits,
-                                                                   const uint8_t *group_of, uint8_t *symbols,
-                                                                   size_t size, uint64_t *places, uint8_t *extra,
-                                                                   size_t extra_size, uint64_t *positions) {
+static bool scatter_elements(const ulp_pair *pair, const uint8_t *group_of, uint8_t *symbols, size_t size,
+                             uint64_t *places, uint8_t *extra, size_t extra_size, uint64_t *positions) {
+    ulp_piece piece;
+    uint32_t wide[ULP_PIECE];
     for (size_t row = 0; row < pair->rows; row++)
-        for (size_t col = 0; col < pair->cols; col++) {
-            size_t i = row * pair->cols + col;
-            ulp_element found = element_of(pair, pattern_at(pair->before, i, bits), pattern_at(pair->target, i, bits),
-                                           keys_at(pair, row, col));
-            uint32_t group = group_of[found.context];
-            if (places[group] >= size)
-                return false;
-            symbols[places[group]++] = (uint8_t)found.symbol;
-            if (found.extra_bits) {
-                if ((positions[group] + found.extra_bits + 7) / 8 > extra_size)
+        for (size_t col = 0; col < pair->cols; col += ULP_PIECE) {
+            size_t count = take_piece(pair, row, col, &piece, wide);
+            for (size_t i = 0; i < count; i++) {
+                uint32_t group = group_of[piece.context[i]];
+                if (places[group] >= size)
                     return false;
-                put_bits(extra, &positions[group], found.extra, found.extra_bits);
+                symbols[places[group]++] = piece.symbol[i];
+                if (piece.extra_bits[i]) {
+                    if ((positions[group] + piece.extra_bits[i] + 7) / 8 > extra_size)
+                        return false;
+                    put_bits(extra, &positions[group], wide[i], piece.extra_bits[i]);
+                }
             }
         }
     return true;
@@ -135,12 +144,7 @@ static PyObject *ulp_count(PyObject *module, PyObject *arguments) {
         valid = false;
     }
     if (valid)
-        WITHOUT_LOCK(target.len, {
-            if (pair.bits == 16)
-                count_elements(&pair, 16, counts.buf);
-            else
-                count_elements(&pair, 32, counts.buf);
-        });
+        WITHOUT_LOCK(target.len, count_elements(&pair, counts.buf));
     Py_buffer *buffers[] = {&before, &target, &row_keys, &col_keys, &counts};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++)
         PyBuffer_Release(buffers[i]);
@@ -165,14 +169,8 @@ static PyObject *ulp_scatter(PyObject *module, PyObject *arguments) {
         valid = false;
     }
     if (valid)
-        WITHOUT_LOCK(target.len, {
-            if (pair.bits == 16)
-                fits = scatter_elements(&pair, 16, group_of.buf, symbols.buf, (size_t)symbols.len, places.buf,
-                                        extra.buf, (size_t)extra.len, positions.buf);
-            else
-                fits = scatter_elements(&pair, 32, group_of.buf, symbols.buf, (size_t)symbols.len, places.buf,
-                                        extra.buf, (size_t)extra.len, positions.buf);
-        });
+        WITHOUT_LOCK(target.len, fits = scatter_elements(&pair, group_of.buf, symbols.buf, (size_t)symbols.len,
+                                                         places.buf, extra.buf, (size_t)extra.len, positions.buf));
     if (valid && !fits) {
         PyErr_SetString(PyExc_ValueError, "the elements are not those that were counted");
         valid = false;

@@ -19,6 +19,8 @@
 
 #include "encode_pack_body.h"
 
+#include "encode_ulp_body.h"
+
 #include "encode_body.h"
 
 #if defined(USE_AVX512)
