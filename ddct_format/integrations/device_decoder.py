@@ -1,9 +1,9 @@
 """Layers decoded on CUDA devices: one thread starts all kernels, while others read what comes next.
 
 Payloads are read, checked and decompressed in groups, by threads of the native core that never wait for the
-interpreter's lock, into pinned memory. Two groups are read at a time, so that there is work for those threads while the
-interpreter hands out the next. Of that there are a few groups' worth, kept for the next archive; a payload that
-is larger than a group has memory of its own for as long, above ``LARGEST_PINNED`` not pinned.
+interpreter's lock, into pinned memory. Three groups are read at a time, so that there is work for the processor's cores
+while the interpreter hands out the next. There is pinned memory for a few groups, kept for the next archive; a payload
+that is larger than a group has memory of its own for as long, above ``LARGEST_PINNED`` not pinned.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .parts import TensorPart
 __all__ = ["LARGEST_PINNED", "DeviceDecoder", "Payload"]
 
 LARGEST_PINNED = 256 << 20
-_GROUP = 64 << 20
-_SLOTS = 4
-_READERS = 2
+_GROUP = 48 << 20
+_SLOTS = 5
+_READERS = 3
 _ALIGNMENT = 64
 
 
@@ -87,7 +87,7 @@ class DeviceDecoder:
         records: whose first layers :meth:`payloads` will give, in this order.
         devices: on which there are tensors; what their current streams hold by now comes first, and what follows on
             them after the block waits for all that was decoded.
-        threads: that read and decompress a group.
+        threads: that read and decompress; each group has half of them.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class DeviceDecoder:
     ) -> None:
         self._archive = archive
         self._devices = devices
-        self._threads = threads
+        self._threads = -(-threads // 2)
         with _lock:
             self._slots = [_idle.pop() if _idle else _Slot() for _ in range(_SLOTS)]
         for device in devices:
