@@ -42,7 +42,8 @@ def digest_model(
             with those of the bytes themselves before anything depends on them (``spec/adr/0601-digest-cache.md``).
     """
     known = {**({} if cache is None else cache.lookup(model)), **model.digests}
-    names = [name for name in model.tensors if name not in known]
+    # The largest first: none of them is left over at the end, for one thread alone.
+    names = sorted((name for name in model.tensors if name not in known), key=lambda name: -model.tensors[name].nbytes)
     tally = Tally(sum(model.tensors[name].nbytes for name in names), what, progress)
     work = map_ordered(
         lambda name: digest_stored(model, name),

@@ -77,31 +77,44 @@ static size_t encode_count_others(const uint8_t *symbols, size_t values, const u
     return others;
 }
 
+/* Bit n: whether symbol n of at most 64 is another than 0. */
+ALWAYS_INLINE uint64_t others_mask(const uint8_t *symbols, size_t length) {
+#if defined(USE_AVX512)
+    if (length == 64) {
+        __m512i all = _mm512_loadu_si512(symbols);
+        return _mm512_test_epi8_mask(all, all);
+    }
+#endif
+    uint64_t mask = 0;
+    for (size_t n = 0; n < length; n += 8) {
+        uint64_t bits = 0;
+        for (size_t l = 0; l < 8; l++)
+            bits |= (uint64_t)(symbols[n + l] != 0) << l;
+        mask |= bits << n;
+    }
+    return mask;
+}
+
 static size_t encode_pack_runs(const uint8_t *symbols, size_t values, const uint8_t *class_map, size_t patches,
                                int number, uint8_t *runs, uint8_t *others) {
     uint8_t *run = runs;
-    size_t gap = 0;
+    size_t position = 0, next = 0; /* of the class's symbols: where the patch begins, and what no run has reached yet */
     for (size_t i = 0; i < patches; i++) {
         if (class_map[i] != number)
             continue;
         const uint8_t *patch = symbols + i * values;
-        for (size_t v = 0; v < values; v += 8) {
-            uint64_t word;
-            memcpy(&word, patch + v, sizeof word);
-            size_t passed = 0; /* symbols of the word that are behind */
-            while (word) {
-                size_t zeros = (size_t)__builtin_ctzll(word) / 8;
-                gap += zeros;
+        for (size_t v = 0; v < values; v += 64) {
+            size_t length = values - v < 64 ? values - v : 64;
+            for (uint64_t mask = others_mask(patch + v, length); mask; mask &= mask - 1) {
+                size_t place = v + (size_t)__builtin_ctzll(mask), gap = position + place - next;
+                next = position + place + 1;
                 for (; gap >= 255; gap -= 255)
                     *run++ = 255;
                 *run++ = (uint8_t)gap;
-                gap = 0;
-                *others++ = (uint8_t)(word >> (8 * zeros)) - 1;
-                passed += zeros + 1;
-                word = zeros == 7 ? 0 : word >> (8 * zeros + 8);
+                *others++ = patch[place] - 1;
             }
-            gap += 8 - passed;
         }
+        position += values;
     }
     return (size_t)(run - runs);
 }
