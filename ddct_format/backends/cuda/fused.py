@@ -25,7 +25,7 @@ _SIZES = {"none": 4, "BF16": 2, "F16": 2, "F32": 4}
 _PATCH = 16
 # As in layer.cuh.
 _THREADS, _MAP_BLOCK, _RUN_BLOCK, _DENSE_BLOCK, _FILL_BLOCK = 256, 1024, 4096, 256 * 16, 256 * 64
-_BLOCKS, _TILE_BLOCKS, _MOST_ITEMS, _MOST_ACROSS = 3, 2, 128, 65536
+_BLOCKS, _TILE_BLOCKS, _MOST_ITEMS, _MOST_ACROSS = 3, 3, 128, 65536
 _CENTRE, _SPLIT, _HIGH, _CODE_BITS = 2, 4, 8, 4
 _READ_BEYOND = 256
 """Bytes after the symbols of a class into which the last 16 packed bytes may spill."""
@@ -277,8 +277,8 @@ class FusedLayer:
     def _tiles(self, size: int) -> tuple[int, int]:
         """Blocks of ``decode_tiles``, of which all run at a time, and what each takes of shared memory."""
         grid, chunks = self._plan.params.grid, _chunks(self._plan.params.rank)
-        cols, turns = _tile_cols(size, chunks), _turns(self._device)
-        shared = turns * (16 * (cols * size + 16) + _MOST_ITEMS * (64 + 8 + 1) + 256 * self._plan.limbs * chunks + 80)
+        cols = _tile_cols(size, chunks)
+        shared = 16 * (cols * size + 16) + _MOST_ITEMS * (64 + 8 + 1) + 256 * self._plan.limbs * chunks + 80
         shared += 16 * chunks * (cols + 1) + _MOST_ITEMS * 32 + 2 * cols + 16 + 4 * _blocks(grid.across, 32)
         tiles = _blocks(grid.cols, cols)
         most = torch.cuda.get_device_properties(self._device).multi_processor_count * _TILE_BLOCKS
@@ -292,7 +292,7 @@ class FusedLayer:
     def _kernels(self, base_dtype: str, dtype: str, *, vector: bool) -> Kernels:
         return _load(
             self._device, _TYPES[base_dtype], _TYPES[dtype], self._plan.params.quantiser == "affine", self._plan.limbs,
-            _chunks(self._plan.params.rank), vector, _turns(self._device),
+            _chunks(self._plan.params.rank), vector,
         )  # fmt: skip
 
 
@@ -300,11 +300,9 @@ _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 @lru_cache(maxsize=256)
-def _load(
-    device: torch.device, base: int, result: int, affine: bool, limbs: int, chunks: int, vector: bool, turns: int
-) -> Kernels:
+def _load(device: torch.device, base: int, result: int, affine: bool, limbs: int, chunks: int, vector: bool) -> Kernels:
     options = ("--std=c++17", "--fmad=false", f"-DBASE={base}", f"-DRESULT={result}", f"-DAFFINE={int(affine)}",
-               f"-DLIMBS={limbs}", f"-DCHUNKS={chunks}", f"-DVECTOR={int(vector)}", f"-DTURNS={turns}")  # fmt: skip
+               f"-DLIMBS={limbs}", f"-DCHUNKS={chunks}", f"-DVECTOR={int(vector)}")  # fmt: skip
     source = "\n".join(Path(__file__).with_name(name).read_text() for name in _SOURCES)
     return load_kernels(source, options, device)
 
@@ -336,11 +334,6 @@ def _best_run(down: int, strips: int, device: torch.device) -> int:
 def _tile_cols(size: int, chunks: int) -> int:
     """Columns that a block of ``decode_tiles`` owns, of elements of so many bytes."""
     return 512 if size == 4 or chunks == 2 else 1024
-
-
-def _turns(device: torch.device) -> int:
-    """Of ``decode_tiles``: two where two blocks with two each find room in a multiprocessor."""
-    return 2 if torch.cuda.get_device_capability(device) in ((9, 0), (10, 0), (10, 3)) else 1
 
 
 def _chunks(rank: int) -> int:

@@ -1,8 +1,8 @@
 // Quantising in steps: magnitudes up to 127, most of them up to 3.
 //
-// The usual patch has no magnitude above 3. For it all is done on four coefficients at a time: magnitudes m are bytes, of
-// which only two bits are set, and values are bytes too, for the sums: 4 + 4 times fineness * (|v| - dead zone), with the
-// rounding noise of 1/60 of a step. What is larger is taken out of both, and treated one by one.
+// The usual patch has no magnitude above 3. For it all is done on four coefficients at a time: magnitudes are bytes, of
+// which only two bits are set, and for the sums values are bytes too, SHIFT + fineness * (|v| - dead zone), rounded: about
+// 60 for a step. What is larger is taken out of both, and treated one by one.
 
 #define BINS 36
 #define KEPT 16 // magnitudes that a block counts by itself

@@ -2,11 +2,12 @@
 
 #define TILE_COLS (BASE == 3 || RESULT == 3 || CHUNKS == 2 ? 512 : 1024)
 #define TILE_PITCH (TILE_COLS + 16 / (int)sizeof(ResultBits)) // so that rows begin in different banks
+#define TILE_BLOCKS 3 // of one multiprocessor
 #define MOST_ITEMS 128
 #define SLOTS 128 // for words, 64 bytes each
 #define NO_SLOT 255
 
-struct Turn { // 16 rows of the order, on their way in or being decoded
+struct Turn { // 16 rows of the order
     ResultBits rows[16][TILE_PITCH];
     uint4 words[SLOTS][4]; // of patches with symbols of two and four bits, in any order
     uint2 places[MOST_ITEMS];
@@ -20,7 +21,7 @@ struct Turn { // 16 rows of the order, on their way in or being decoded
 };
 
 struct Tile { // what a block holds in shared memory
-    Turn turns[TURNS];
+    Turn turn;
 #if LIMBS && CHUNKS
     uint4 right[CHUNKS][TILE_COLS + 1]; // factors of the tile's columns
 #endif
@@ -39,8 +40,7 @@ struct Columns {
     {
         u32 words = (u32)((layer.across + 31) / 32);
         for (u32 word = threadIdx.x; word < words; word += THREADS) tile.wanted[word] = 0;
-        if (threadIdx.x == 0) tile.length = 0;
-        if (threadIdx.x < TURNS) tile.turns[threadIdx.x].used = 0;
+        if (threadIdx.x == 0) tile.length = tile.turn.used = 0;
         __syncthreads();
         for (u32 n = threadIdx.x; n < width; n += THREADS) {
             u32 patch = __ldg(layer.col_place + first + n) / 16;
@@ -66,7 +66,7 @@ struct Columns {
     }
 };
 
-// What a thread loads for the rows after the next: they are needed before anything else of these rows can be.
+// What a thread loads for the next rows while these are decoded: nothing else of them can be fetched before.
 struct Ahead {
     uint2 place; // of item threadIdx.x
     u32 views[2];
@@ -206,10 +206,10 @@ __device__ __forceinline__ void wait_for_copies()
     __syncthreads();
 }
 
-// A column order: a block owns TILE_COLS columns of the view, and goes down the rows of the order, 16 at a time; with two
-// TURNS the next 16 are on their way meanwhile. Neighbours in the order lie near each other in the view, for keys are few
-// and the sort is stable, but not side by side.
-extern "C" __global__ void __launch_bounds__(THREADS, 2) decode_tiles(const __grid_constant__ Layer layer)
+// A column order: a block owns TILE_COLS columns of the view, and goes down the rows of the order, 16 at a time; while it
+// waits for them, the other blocks of its multiprocessor decode theirs. Neighbours in the order lie near each other in the
+// view, for keys are few and the sort is stable, but not side by side.
+extern "C" __global__ void __launch_bounds__(THREADS, TILE_BLOCKS) decode_tiles(const __grid_constant__ Layer layer)
 {
     extern __shared__ uint4 memory[];
     __shared__ Scaled table[AFFINE ? 1 : 255];
@@ -233,22 +233,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) decode_tiles(const __gr
     columns.find(layer, tile, 0, count);
     Ahead ahead;
     ahead.load(layer, tile, down, count);
-    if (TURNS == 2 && down < layer.down) {
-        fetch_turn(layer, tile.turns[0], columns, ahead, count);
+    Turn& turn = tile.turn;
+    for (; down < layer.down; down += step) {
+        __syncthreads();
+        fetch_turn(layer, turn, columns, ahead, count);
         ahead.load(layer, tile, down + step, count);
-    }
-    for (u32 number = 0; down < layer.down; down += step, number++) {
-        Turn& turn = tile.turns[number % TURNS];
-        if (TURNS == 1) {
-            __syncthreads();
-            fetch_turn(layer, turn, columns, ahead, count);
-            ahead.load(layer, tile, down + step, count);
-        }
         wait_for_copies();
-        if (TURNS == 2 && down + step < layer.down) {
-            fetch_turn(layer, tile.turns[(number + 1) % TURNS], columns, ahead, count);
-            ahead.load(layer, tile, down + 2 * step, count);
-        }
         decode_items(layer, tile, turn, columns, count, constants);
         for (u32 begin = MOST_ITEMS; begin < length; begin += MOST_ITEMS) { // more keys than usual
             __syncthreads();
