@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint fuzz clean
+.PHONY: demo test lint fuzz sanitize clean
 
 demo: $(READY)
 	$(VENV)/bin/python examples/demo.py
@@ -20,6 +20,9 @@ lint: $(READY)
 
 fuzz: $(READY)
 	tests/fuzz/run.sh
+
+sanitize: $(READY)
+	tests/fuzz/sanitize.sh
 
 # The native core is built with the package: a change to its sources builds it again.
 CORE_SOURCES := $(wildcard ddct_format/native/src/*.[ch]) $(wildcard spec/readers/c/*kernels.[ch])

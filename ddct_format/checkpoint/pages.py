@@ -18,8 +18,8 @@ from ddct_format.checkpoint.storage import storage_errors
 
 __all__ = ["Region", "drop_cached", "release_pages", "releasing", "temporary_region"]
 
-_RELEASE_EVERY = 0.02
-"""Seconds, in which a core reads some ten megabytes."""
+_RELEASE_EVERY = 0.01
+"""Seconds, in which a core reads some megabytes."""
 _CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -72,7 +72,7 @@ def temporary_region(directory: Path | None, nbytes: int) -> Region:
 
 @contextmanager
 def releasing(release: Callable[[], None]) -> Iterator[None]:
-    """Call ``release`` every few milliseconds: for a block that reads mapped files from end to end without a pause."""
+    """Call ``release`` every few milliseconds, and at the end, of a block that reads mapped files without a pause."""
     done = threading.Event()
 
     def run() -> None:
@@ -86,6 +86,7 @@ def releasing(release: Callable[[], None]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+        release()
 
 
 def release_pages(mapped: mmap.mmap, start: int, stop: int) -> None:

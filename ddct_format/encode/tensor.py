@@ -159,7 +159,8 @@ def apply_delta(
     encoded.sections.clear()  # they would be in memory twice
     result = workspace.allocate(tensor_nbytes(target.dtype, target.shape))
     params = DctqParams.parse(encoded.params.as_json(), pair.elements)  # what a reader will see
-    stored = dctq.split_payload(params, payload)
+    with workspace.releasing():
+        stored = dctq.split_payload(params, payload)
     released, scatter = 0, params.scatter(result.size) if result.size > workspace.largest // 2 else 1
     for done in backend.apply_bands(params, stored, base.data, base.dtype, target.dtype, result):
         if 2 * scatter * (done - released) >= workspace.largest or done == result.size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import numpy as np
@@ -43,6 +44,10 @@ class Workspace:
 
     def release(self) -> None:
         """Nothing of what was allocated is needed at once: it may leave the memory until it is touched again."""
+
+    def releasing(self) -> AbstractContextManager[None]:
+        """For a block that reads what was allocated from end to end without a pause: it is let go meanwhile."""
+        return nullcontext()
 
     def spread(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """The results of ``work``, in the order of ``items``; several items may be worked on at a time."""

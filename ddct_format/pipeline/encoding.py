@@ -228,7 +228,7 @@ class Encoding:
         for alone, group in groupby(names, lambda name: self._elements(name) * _BYTES_PER_WEIGHT > small):
             if alone:
                 for name in group:
-                    yield work(name, BudgetWorkspace(self._memory // 8, self._threads, scratch))
+                    yield work(name, BudgetWorkspace(self._memory // 16, self._threads, scratch))
             else:
                 # What is encoded is a small part of what encoding takes: one more for each thread still fits.
                 yield from map_ordered(

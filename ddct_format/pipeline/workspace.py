@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..checkpoint import Region, temporary_region
+from ..checkpoint import Region, releasing, temporary_region
 from ..encode.workspace import Workspace
 from .parallel import map_ordered
 
@@ -44,6 +45,9 @@ class BudgetWorkspace(Workspace):
     def release(self) -> None:
         for region in self._regions:
             region.release()
+
+    def releasing(self) -> AbstractContextManager[None]:
+        return releasing(self.release) if self._regions else nullcontext()
 
     def spread(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         return map_ordered(work, items, self._threads) if self._threads > 1 else map(work, items)
