@@ -3,11 +3,15 @@
     python benchmarks/cpu.py ZOO/base-lm ZOO/math WORK [--sizes 0.1 0.5 1.5 5] [--peers-at 1.5] [--peers-python PYTHON]
 
 For every size a pair is made in WORK (``benchmarks/pairs.py``; left there, and used again). Seconds are those of whole
-processes, start included, with the models in the page cache; GB/s are bytes of the fine-tune's weight files over them;
-the resident set is the largest, mapped pages included. ddct decodes and compares what it packed unless ``--no-verify``
-is given, writes durably and checks every digest; no peer does. Peers run at one size, through another interpreter that
-has them, so that they are no dependency; what cannot run is listed with the reason. ``deltatensors`` stores a lossy
-sparse delta and only loads it; the others store all bytes. ``safetensors`` loads and saves the fine-tune: the floor.
+processes, start included, with the models in the page cache; what starting takes (interpreter and imports, measured by
+itself) is in a column of its own. GB/s are bytes of the fine-tune's weight files over the seconds, ns the processor
+time, user and system, per weight of 2 bytes: what both cores together spend, and hardly affected by who else computes.
+The resident set is the largest, mapped pages included.
+
+ddct decodes and compares what it packed, writes durably and checks every digest; no peer does. Peers run at one size,
+through another interpreter that has them, so that they are no dependency; what cannot run is listed with the reason.
+zstd streams from file to file. ``deltatensors`` stores a lossy sparse delta and only loads it; the others store all
+bytes. ``safetensors`` loads and saves the fine-tune: the floor.
 """
 
 from __future__ import annotations
@@ -33,15 +37,19 @@ base, tuned, stored, out = map(Path, sys.argv[4:])
 stored.mkdir(exist_ok=True)
 out.mkdir(exist_ok=True)
 shards = sorted(tuned.glob("*.safetensors"))
+if step == "start":
+    shards = []
 if peer.startswith("zstd"):
     import zstandard
     for shard in shards:
         if step == "pack":
-            compressor = zstandard.ZstdCompressor(level=int(peer.split("-")[1]), threads=threads)
-            (stored / shard.name).write_bytes(compressor.compress(shard.read_bytes()))
+            tool = zstandard.ZstdCompressor(level=int(peer.split("-")[1]), threads=threads)
+            source, target, size = shard, stored / shard.name, shard.stat().st_size
         else:
-            data = zstandard.ZstdDecompressor().decompress((stored / shard.name).read_bytes())
-            (out / shard.name).write_bytes(data)
+            tool, source, target, size = zstandard.ZstdDecompressor(), stored / shard.name, out / shard.name, -1
+        with source.open("rb") as reader, target.open("wb") as writer:
+            options = {"size": size} if step == "pack" else {}
+            tool.copy_stream(reader, writer, read_size=4 << 20, write_size=4 << 20, **options)
 elif peer == "ZipNN":
     from zipnn import ZipNN
     for shard in shards:
@@ -60,7 +68,9 @@ elif peer == "bigsmall delta":
             bigsmall.decompress_delta(stored / shard.name, base / shard.name, out / shard.name, progress=False)
 elif peer == "deltatensors":
     import deltatensors
-    if step == "pack":
+    if step == "start":
+        pass
+    elif step == "pack":
         deltatensors.save_delta_from_paths(stored / "delta", tuned, base, use_gpu=False)
     else:
         deltatensors.load_delta_from_paths(stored / "delta", base)
@@ -74,9 +84,10 @@ _PEER_NAMES = ("zstd -1", "zstd -3", "ZipNN", "bigsmall delta", "deltatensors", 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a process took: seconds, and its largest resident set in bytes."""
+    """What a process took: seconds, seconds of processors, and its largest resident set in bytes."""
 
     seconds: float
+    processor: float
     resident: int
 
 
@@ -89,8 +100,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=float, nargs="+", default=[0.1, 0.5, 1.5, 5.0], metavar="GB")
     parser.add_argument("--peers-at", type=float, default=1.5, metavar="GB")
     parser.add_argument("--peers-python", help="interpreter with zstandard, zipnn, bigsmall, deltatensors, safetensors")
-    parser.add_argument("--presets", nargs="+", default=["balanced", "paper", "exact"])
-    parser.add_argument("--peers", nargs="+", default=list(_PEER_NAMES))
+    parser.add_argument("--presets", nargs="*", default=["balanced", "paper", "exact"])
+    parser.add_argument("--peers", nargs="*", default=list(_PEER_NAMES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="of one step")
     arguments = parser.parse_args()
@@ -102,8 +113,14 @@ def main() -> None:
             subprocess.run([*map(str, maker), "--size", str(size)], check=True, stdout=subprocess.DEVNULL)
         nbytes = sum(path.stat().st_size for path in (pair / "tuned").glob("*.safetensors"))
         print(f"\n{nbytes} bytes, {arguments.threads} threads\n")
-        print("| | stored, of the fine-tune | pack: s | GB/s | resident, MiB | unpack: s | GB/s | resident, MiB |")
-        print("|---|---|---|---|---|---|---|---|")
+        columns = ["s", "GB/s", "ns", "MiB"]
+        heads = [
+            "",
+            "stored, of the fine-tune",
+            "start, s",
+            *(f"{step}: {c}" for step in ("pack", "unpack") for c in columns),
+        ]
+        print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
         missing = []
         for label, steps in _contenders(arguments, pair, size == arguments.peers_at):
             outcome = _measure(steps, pair, arguments.work / "stored", arguments.work / "out", arguments.timeout)
@@ -118,19 +135,19 @@ def main() -> None:
 def _contenders(
     arguments: argparse.Namespace, pair: Path, peers: bool
 ) -> Iterator[tuple[str, Sequence[Sequence[object]]]]:
-    """Labels, and the commands that pack to WORK/stored and unpack to WORK/out."""
+    """Labels, and the commands that only start, that pack to WORK/stored, and that unpack to WORK/out."""
     base, tuned = pair / "base", pair / "tuned"
     stored, out = arguments.work / "stored", arguments.work / "out"
     ddct, threads = [sys.executable, "-m", "ddct_format"], ["--threads", arguments.threads]
+    imports = "import ddct_format.cli.pack, ddct_format.pipeline.many, ddct_format.backends.native_cpu"
     for preset in arguments.presets:
-        for flags in ([], ["--no-verify"]):
-            pack = [*ddct, "pack", base, tuned, stored, "--preset", preset, "--no-cache", *threads, *flags]
-            unpack = [*ddct, "unpack", stored, "--base", base, out, *threads]
-            yield " ".join(["ddct", preset, *flags]), [pack, unpack] if not flags else [pack]
+        pack = [*ddct, "pack", base, tuned, stored, "--preset", preset, "--no-cache", *threads]
+        unpack = [*ddct, "unpack", stored, "--base", base, out, *threads]
+        yield f"ddct {preset}", [[sys.executable, "-c", imports], pack, unpack]
     for peer in arguments.peers if peers and arguments.peers_python else ():
         command = [arguments.peers_python, "-c", _PEERS, peer.replace(" ", "") if "zstd" in peer else peer]
         places = [arguments.threads, base, tuned, stored, out]
-        yield peer, [[*command, step, *places] for step in ("pack", "unpack")]
+        yield peer, [[*command, step, *places] for step in ("start", "pack", "unpack")]
 
 
 def _measure(
@@ -171,7 +188,7 @@ def _run(command: Sequence[str], timeout: float) -> Run | str:
     said = process.stderr.read().strip().splitlines()
     if process.returncode:
         return said[-1] if said and seconds <= timeout else f"ended with {process.returncode} after {seconds:.0f} s"
-    return Run(seconds, usage.ru_maxrss * 1024)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def _read(path: Path) -> None:
@@ -189,10 +206,13 @@ def _remove(*paths: Path) -> None:
 
 
 def _print_row(label: str, nbytes: int, stored: int, runs: Sequence[Run]) -> None:
-    cells = [f"{run.seconds:.1f} | {nbytes / run.seconds / 1e9:.3f} | {run.resident / 2**20:.0f}" for run in runs]
-    if len(cells) == 1:
-        cells.append("| |")
-    print(f"| {label} | {stored / nbytes:.3f} | {' | '.join(cells)} |", flush=True)
+    start, *steps = runs
+    cells = [
+        f"{run.seconds:.1f} | {nbytes / run.seconds / 1e9:.3f} | {run.processor / (nbytes / 2) * 1e9:.1f} | "
+        f"{run.resident / 2**20:.0f}"
+        for run in steps
+    ]
+    print(f"| {label} | {stored / nbytes:.3f} | {start.seconds:.1f} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
