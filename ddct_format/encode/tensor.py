@@ -163,7 +163,7 @@ def apply_delta(
         stored = dctq.split_payload(params, payload)
     released, scatter = 0, params.scatter(result.size) if result.size > workspace.largest // 2 else 1
     for done in backend.apply_bands(params, stored, base.data, base.dtype, target.dtype, result):
-        if 2 * scatter * (done - released) >= workspace.largest or done == result.size:
+        if scatter * (done - released) >= 2 * workspace.largest or done == result.size:
             released = done
             base.release(0, base.data.size)
             workspace.release()
