@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from .session import be_nice
+
 __all__ = ["device_option", "resource_options"]
 
 Command = Callable[..., Any]
@@ -44,7 +46,7 @@ class _Bytes(click.ParamType[int]):
 
 def _be_nice(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
     if value is not None and not ctx.resilient_parsing:
-        os.nice(value)
+        be_nice(value)
 
 
 def _limit_gpu_memory(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
@@ -78,8 +80,7 @@ _RESOURCES: tuple[Decorator, ...] = (
         default="1G",
         show_default=True,
         help="Working set, beside what Python and its libraries take. No model or tensor is too large to be "
-        "decoded in it: large tensors go through mapped files, in bands. Packing may take more for "
-        "tensors of gigabytes.",
+        "packed or decoded in it: large tensors go through temporary and mapped files, in bands.",
     ),
     click.option(
         "--drop-cache",
@@ -91,7 +92,8 @@ _RESOURCES: tuple[Decorator, ...] = (
         type=click.IntRange(0, 19),
         callback=_be_nice,
         expose_value=False,
-        help="Lower the priority by so much: 19 takes only what nobody else wants.",
+        help="Lower the priority by so much: 19 takes only what nobody else wants. Where Linux shares the processor "
+        "out among sessions, the command goes on in a session of its own, and Ctrl-C and Ctrl-Z are passed on to it.",
     ),
 )
 
