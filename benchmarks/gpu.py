@@ -413,6 +413,7 @@ class Watch:
         self._started = self._last = time.perf_counter()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return self
 
