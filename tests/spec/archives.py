@@ -55,7 +55,9 @@ class Parts:
 
     def build(self) -> bytes:
         raw = (
-            self.raw if self.raw is not None else json.dumps(self.document, ensure_ascii=False).encode(errors="replace")
+            self.raw
+            if self.raw is not None
+            else json.dumps(self.document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
         )
         stored = None
         if self.compress:
@@ -186,7 +188,7 @@ def _mutate_document(draw: st.DrawFn, parts: Parts) -> None:
 
 
 def _mutate_text(draw: st.DrawFn, parts: Parts) -> None:
-    raw = bytearray(json.dumps(parts.document).encode())
+    raw = bytearray(json.dumps(parts.document, separators=(",", ":")).encode())
     at = draw(st.integers(0, len(raw) - 1))
     piece = draw(st.sampled_from((b"", b'"', b"0", b"-", b"e5", b".5", b"{", b"]", b"\\ud800", b"\\u0041", b"\0",
                                   b"\xff", b",", b"NaN", b'"x-y":1,', b"\xc3\xa9", b" ", b"\t")))  # fmt: skip
