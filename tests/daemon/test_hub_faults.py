@@ -126,7 +126,7 @@ def test_save_total_limit_1_with_a_slow_hub(world: World, server: MiniHub) -> No
     server.fault("/commit/main", "slow", seconds=1, times=99)
     world.start()
     world.wait_until_ready()
-    steps = 6
+    steps = 4
     with subprocess.Popen([sys.executable, TRAINER, world.runs, str(steps), "0.25"]) as trainer:
         assert trainer.wait(120) == 0
     names = [f"checkpoint-{step}" for step in range(1, steps + 1)]

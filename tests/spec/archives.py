@@ -42,6 +42,8 @@ class Parts:
     compress: bool
     raw: bytes | None = None
     chunks: list[bytes] | None = None
+    damaged: bool = False
+    """Whether the stored bytes of a chunk were changed behind its checksum's back."""
     table: list[tuple[int, int]] | None = None
     preamble: dict[str, int] = field(default_factory=dict)
 
@@ -243,6 +245,7 @@ def _mutate_chunk(draw: st.DrawFn, parts: Parts) -> None:
         at = draw(st.integers(0, min(len(data) - 1, 20)) | st.integers(0, len(data) - 1))
         data[at : at + draw(st.integers(0, 2))] = draw(st.binary(max_size=2))
         chunks[number] = bytes(data)
+        parts.damaged = True
 
 
 def _mutate_table(draw: st.DrawFn, parts: Parts) -> None:

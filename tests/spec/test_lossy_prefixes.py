@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from spec.readers import SPEC, Reader, build_c_reader, c_reader, ddct_reader, python_reader
+from spec.readers import SPEC, Reader, c_reader, ddct_reader, python_reader
 
 VECTORS = SPEC / "vectors"
 NAME = "ulp-layers"
 
 
 @pytest.fixture(scope="module")
-def lossy_readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
+def lossy_readers(tmp_path_factory: pytest.TempPathFactory, c_build: tuple[Path | None, str]) -> dict[str, Reader]:
     found: dict[str, Reader] = {
         "reference": ddct_reader("reference", lossy=True),
         "python": functools.partial(python_reader, lossy=True),
     }
-    program, _ = build_c_reader(tmp_path_factory.mktemp("c-reader"))
+    program = c_build[0]
     if program is not None:
         found["c"] = c_reader(program, tmp_path_factory.mktemp("c-archives"), "--lossy")
         found["c, in memory"] = c_reader(program, tmp_path_factory.mktemp("c-archives"), "--lossy", "--memory")

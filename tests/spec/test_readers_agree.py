@@ -39,5 +39,10 @@ def test_on_random_archives(readers: dict[str, Reader], folder: Path, parts: Par
 @given(mutations())
 def test_on_archives_with_one_thing_wrong(readers: dict[str, Reader], folder: Path, parts: Parts) -> None:
     outcomes = {name: found for name, found in _outcomes(parts, readers, folder).items() if found[0] != "budget"}
+    if parts.damaged:
+        # Versions of libzstd notice different damages: to 1.5.7 one is Corrupt that 1.5.4 makes an Invalid payload of.
+        for name, found in outcomes.items():
+            if found[0] in ("corrupt", "invalid"):
+                outcomes[name] = ("damaged", None)
     event(next(iter(outcomes.values()))[0] if outcomes else "budget")
     assert len({str(outcome) for outcome in outcomes.values()}) <= 1, outcomes
