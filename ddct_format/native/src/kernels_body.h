@@ -1,5 +1,9 @@
 /* The loops themselves; included once per instruction set, with KERNEL_TABLE the name of the table to define. The
  * kernels of the C reader are compiled here, too, with internal linkage. */
+#if defined(__clang__)
+/* Vectors wider than the set's registers are passed among static functions only: there is no ABI to keep. */
+#pragma clang diagnostic ignored "-Wpsabi"
+#endif
 #define DDCT_KERNEL static inline
 #define DDCT_PORTABLE /* no dispatch inside */
 #include "kernels.h"
