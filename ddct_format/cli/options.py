@@ -80,7 +80,8 @@ _RESOURCES: tuple[Decorator, ...] = (
         default="1G",
         show_default=True,
         help="Working set, beside what Python and its libraries take. No model or tensor is too large to be "
-        "packed or decoded in it: large tensors go through temporary and mapped files, in bands.",
+        "packed or decoded in it: large tensors go through temporary and mapped files, in bands. "
+        "Packing keeps to it from 512M on.",
     ),
     click.option(
         "--drop-cache",
