@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def make_sparse_pair(folder: Path, shapes: Shapes) -> tuple[int, int]:
 
 def _write_sparse(path: Path, shapes: Shapes, model: str) -> None:
     """A safetensors file with holes in the place of most matrices."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, shape in shapes.items():
         end = position + 2 * int(np.prod(shape))
@@ -148,7 +149,7 @@ def _write_sparse(path: Path, shapes: Shapes, model: str) -> None:
         for name, shape in shapes.items():
             if len(shape) == 2 and name not in _WITH_DATA:
                 continue
-            first, end = header[name]["data_offsets"]  # type: ignore[index]
+            first, end = header[name]["data_offsets"]
             file.seek(start + first)
             for offset in range(first, end, len(data)):
                 file.write(data[: min(len(data), end - offset)])

@@ -184,10 +184,11 @@ class _Parser:
         return Layer(codec, params, size, digest)
 
     def _parse_params(self, text: str) -> dict[str, Any]:
+        params: dict[str, Any]
         params, end = self._value(text)
         if end != len(text) or not all(type(value) in _PLAIN or _is_table(value) for value in params.values()):
             raise _Unusual
-        return params  # type: ignore[no-any-return]
+        return params
 
 
 def _is_table(value: Any) -> bool:

@@ -82,7 +82,7 @@ def encode_exact(
     groups, extra = pair.scatter(params, row_keys, col_keys, counts, workspace)
     written = list(workspace.spread(lambda symbols: _write_group(symbols, workspace), groups))
     sparse = tuple(number for number, (runs, _) in enumerate(written) if runs is not None)
-    run_counts = np.array([written[number][0].size for number in sparse], dtype="<u4")  # type: ignore[union-attr]
+    run_counts = np.array([runs.size for runs, _ in written if runs is not None], dtype="<u4")
     sections = [row_keys, col_keys, run_counts.view(np.uint8)]
     for runs, stored in written:
         sections.extend([stored] if runs is None else [runs, stored])

@@ -220,9 +220,9 @@ class Client:
     def _hub_error(self, error: Exception) -> HubError:
         token = self._opened.token if self._opened is not None else None
         # The library hides what happened behind "Error while uploading".
-        root = error
+        root: BaseException = error
         while root.__cause__ is not None:
-            root = root.__cause__  # type: ignore[assignment]
+            root = root.__cause__
         said = dict.fromkeys(" ".join(str(each).split()) for each in (error, root))
         text = scrub(": ".join(filter(None, said)), token if isinstance(token, str) else None)
         response = getattr(error, "response", None) or getattr(root, "response", None)

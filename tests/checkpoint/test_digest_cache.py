@@ -145,7 +145,7 @@ def test_a_place_that_cannot_be_written_is_no_failure(tmp_path: Path, model: Pat
 def test_the_environment_says_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert default_cache() is None
     monkeypatch.setenv("DDCT_CACHE", str(tmp_path))
-    assert default_cache().path.parent == tmp_path  # type: ignore[union-attr]
+    assert (cache := default_cache()) is not None and cache.path.parent == tmp_path
     monkeypatch.delenv("DDCT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_cache().path.parent == tmp_path / "xdg" / "ddct"  # type: ignore[union-attr]
+    assert (cache := default_cache()) is not None and cache.path.parent == tmp_path / "xdg" / "ddct"
