@@ -25,6 +25,8 @@ __all__ = [
     "PowerStep",
     "QuantisedBand",
     "ResidualPlan",
+    "UlpCoding",
+    "UlpStreams",
     "activity_bins",
 ]
 
@@ -156,6 +158,41 @@ class AffineBand:
     aligned: float
 
 
+@dataclass(frozen=True, slots=True)
+class UlpCoding:
+    """What makes contexts and symbols of ulp.v1 (section 7.3) of a band: its base, rounded to the target's type, is the
+    prediction.
+
+    Attributes:
+        shift: low bits that are zero in every pattern of the target.
+        row_keys: uint8 [rows]; empty without.
+        col_keys: uint8 [cols]; empty without.
+    """
+
+    shift: int
+    row_keys: npt.NDArray[np.uint8]
+    col_keys: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class UlpStreams:
+    """Symbols and extra bits of a tensor, group by group, which fill up band by band.
+
+    Attributes:
+        group_of: uint8 [contexts], the group of each context.
+        symbols: uint8, those of all groups.
+        places: int64 [256], of each group the place of its next symbol.
+        extra: uint8, zero where nothing was written.
+        positions: int64 [256], of each group the bit of ``extra`` from which its next extra bits go.
+    """
+
+    group_of: npt.NDArray[np.uint8]
+    symbols: npt.NDArray[np.uint8]
+    places: npt.NDArray[np.int64]
+    extra: npt.NDArray[np.uint8]
+    positions: npt.NDArray[np.int64]
+
+
 class Encoder(Protocol):
     """The arithmetic of an encoder. Bands begin at a row of patches; only a tensor's last one may end inside of one.
 
@@ -203,3 +240,15 @@ class Encoder(Protocol):
         Returns:
             The packed symbols; for a sparse class its run bytes, then its packed values.
         """
+
+    def ulp_sizes(self, band: Band) -> npt.NDArray[np.float32]:
+        """|target − prediction|, float32 [rows, cols], at most 2^60; 0 where it is not finite."""
+
+    def ulp_row_sizes(self, band: Band, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Of each row the sum of :meth:`ulp_sizes`, times ``weights``, float32 [cols]; about."""
+
+    def count_ulp(self, band: Band, coding: UlpCoding, counts: npt.NDArray[np.int64]) -> None:
+        """Add how often each symbol stands in each context to ``counts``, int64 [contexts, 256], C-contiguous."""
+
+    def scatter_ulp(self, band: Band, coding: UlpCoding, streams: UlpStreams) -> None:
+        """Write each element's symbol and extra bits where its group goes on, and move the places on."""

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec.dctq import DctqParams, DctqPayload, StoredPayload
+from ..codec.ulp import UlpParams
 from .encoder import Encoder
 
 __all__ = ["Backend", "Decoder"]
 
 
 class Decoder(Protocol):
-    """The arithmetic of dctq.v1 on some hardware. Tensors come and go as bytes in host memory."""
+    """The arithmetic of dctq.v1 and ulp.v1 on some hardware. Tensors come and go as bytes in host memory."""
 
     name: str
 
@@ -61,6 +62,29 @@ class Decoder(Protocol):
             how many bytes of the result are finished, after each band of about 8 MiB or less; at the end ``out.size``.
             They are the first bytes of ``out``, unless rows have keys: then they are whole rows, scattered over it.
             Until all is done, the rest of ``out`` is undefined. Nothing is computed before it is asked for.
+        """
+
+    def apply_ulp_bands(
+        self,
+        params: UlpParams,
+        payload: npt.NDArray[np.uint8],
+        before: npt.NDArray[np.uint8],
+        before_dtype: str,
+        out: npt.NDArray[np.uint8],
+    ) -> Iterator[int]:
+        """The tensor after a layer of ulp.v1 (section 7.3.3), into memory of the caller's, band by band.
+
+        Args:
+            payload: of a size within :meth:`UlpParams.size_bounds`, unchecked.
+            before: bytes of the tensor so far, of type ``before_dtype``.
+            out: writable, 1-D and contiguous, of the target's size and any alignment. It may be ``before`` itself where
+                that has the target's type; otherwise they do not overlap.
+
+        Yields:
+            how many bytes of ``out``, from its start, are finished; ``out.size`` at the end.
+
+        Raises:
+            InvalidError: the payload is not as section 7.3 demands. ``out`` is undefined then.
         """
 
 

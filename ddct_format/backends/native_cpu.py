@@ -1,4 +1,4 @@
-"""dctq.v1 on the CPU by the native core: packed symbols to result bytes in one pass, without torch."""
+"""Decoding on the CPU by the native core: payload to result bytes in one pass, without torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy.typing as npt
 from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, build_sections, split_payload
 from ..codec.floats import FLOAT_WIDTHS
 from ..codec.transform import TRANSFORMS
+from ..codec.ulp import UlpParams
+from ..errors import InvalidError
 from ..native import Core
 from .native_encoder import NativeEncoder
 
@@ -70,6 +72,37 @@ class NativeCpuBackend(NativeEncoder):
         out: npt.NDArray[np.uint8],
     ) -> Iterator[int]:
         return self._decode(params, stored, base, base_dtype, dtype, out)
+
+    def apply_ulp_bands(
+        self,
+        params: UlpParams,
+        payload: npt.NDArray[np.uint8],
+        before: npt.NDArray[np.uint8],
+        before_dtype: str,
+        out: npt.NDArray[np.uint8],
+    ) -> Iterator[int]:
+        sparse = bytearray(len(params.bounds) + 1)
+        for number in params.sparse:
+            sparse[number] = 1
+        layer = self._core.ulp_open(
+            payload,
+            before,
+            _TYPES[before_dtype],
+            _TYPES[params.dtype],
+            (params.rows, params.cols),
+            params.shift,
+            (params.row_keys, params.col_keys),
+            params.group_table().tobytes(),
+            bytes(sparse),
+        )
+        if isinstance(layer, str):
+            raise InvalidError(f"ulp.v1: {layer}")
+        done = 0
+        while done < out.size:
+            done = self._core.ulp_decode(layer, out, _BAND // FLOAT_WIDTHS[params.dtype])
+            if done < 0:
+                raise InvalidError("ulp.v1: a residual leads beyond the element type's patterns")
+            yield done
 
     def _decode(
         self,

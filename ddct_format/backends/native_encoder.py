@@ -21,8 +21,10 @@ from .encoder import (
     PowerStep,
     QuantisedBand,
     ResidualPlan,
+    UlpCoding,
+    UlpStreams,
 )
-from .numpy_encoder import NumpyEncoder
+from .numpy_encoder import NumpyEncoder, prediction
 
 __all__ = ["NativeEncoder"]
 
@@ -129,6 +131,25 @@ class NativeEncoder(NumpyEncoder):
         parts = [runs, packed] if sparse else [packed]
         return [np.frombuffer(part, dtype=np.uint8) for part in parts]
 
+    def count_ulp(self, band: Band, coding: UlpCoding, counts: npt.NDArray[np.int64]) -> None:
+        if native.core is None:
+            super().count_ulp(band, coding, counts)
+        else:
+            native.core.ulp_count(*_ulp_pair(band, coding), counts)
+
+    def scatter_ulp(self, band: Band, coding: UlpCoding, streams: UlpStreams) -> None:
+        if native.core is None:
+            super().scatter_ulp(band, coding, streams)
+            return
+        native.core.ulp_scatter(
+            *_ulp_pair(band, coding),
+            streams.group_of,
+            streams.symbols,
+            streams.places,
+            streams.extra,
+            streams.positions,
+        )
+
 
 def _rows(band: Band) -> int:
     return band.target.size // (band.cols * FLOAT_WIDTHS[band.dtype])
@@ -136,6 +157,13 @@ def _rows(band: Band) -> int:
 
 def _pair(band: Band) -> tuple[npt.NDArray[np.uint8], int, npt.NDArray[np.uint8], int]:
     return band.base, _TYPES[band.base_dtype], band.target, _TYPES[band.dtype]
+
+
+def _ulp_pair(
+    band: Band, coding: UlpCoding
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int, int, int, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    keys = coding.row_keys, coding.col_keys
+    return prediction(band), band.target, _TYPES[band.dtype], coding.shift, band.cols, *keys
 
 
 @cache

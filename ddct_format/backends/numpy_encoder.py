@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..codec.floats import float32_from_bytes
+from ..codec import ulp
+from ..codec.floats import FLOAT_WIDTHS, float32_from_bytes, float32_to_bytes
 from ..codec.patches import PatchGrid, cut_patches, join_patches
 from ..codec.symbols import pack_sparse, pack_symbols
 from ..codec.transform import analysis_matrix, basis_matrix
@@ -19,10 +20,15 @@ from .encoder import (
     PowerStep,
     QuantisedBand,
     ResidualPlan,
+    UlpCoding,
+    UlpStreams,
     activity_bins,
 )
 
-__all__ = ["NumpyEncoder"]
+__all__ = ["NumpyEncoder", "prediction"]
+
+_LARGEST_SIZE = np.float32(2.0**60)
+_SYMBOLS = 256
 
 
 class NumpyEncoder:
@@ -114,6 +120,58 @@ class NumpyEncoder:
     ) -> list[npt.NDArray[np.uint8]]:
         members = symbols[class_map == number].reshape(-1)
         return list(pack_sparse(members, alphabet)) if sparse else [pack_symbols(members, alphabet)]
+
+    def ulp_sizes(self, band: Band) -> npt.NDArray[np.float32]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            before, after = (float32_from_bytes(data, band.dtype) for data in (prediction(band), band.target))
+            size = np.abs(after - before)
+        finite = np.where(np.isfinite(size), np.minimum(size, _LARGEST_SIZE), np.float32(0))
+        return finite.reshape(-1, band.cols)
+
+    def ulp_row_sizes(self, band: Band, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        sums: npt.NDArray[np.float32] = self.ulp_sizes(band) @ weights
+        return sums
+
+    def count_ulp(self, band: Band, coding: UlpCoding, counts: npt.NDArray[np.int64]) -> None:
+        contexts, symbols, _, _ = _ulp_elements(band, coding)
+        joint = contexts.astype(np.int64) * _SYMBOLS + symbols
+        counts += np.bincount(joint, minlength=counts.size).reshape(counts.shape)
+
+    def scatter_ulp(self, band: Band, coding: UlpCoding, streams: UlpStreams) -> None:
+        contexts, symbols, lengths, values = _ulp_elements(band, coding)
+        groups = streams.group_of[contexts]
+        for number in np.unique(groups):
+            members = np.flatnonzero(groups == number)
+            place, position = int(streams.places[number]), int(streams.positions[number])
+            streams.symbols[place : place + members.size] = symbols[members]
+            bits = ulp.write_extra_bits(values[members], lengths[members], position & 7)
+            streams.extra[position >> 3 : (position >> 3) + bits.size] |= bits
+            streams.places[number] += members.size
+            streams.positions[number] += int(lengths[members].sum(dtype=np.int64))
+
+
+def prediction(band: Band) -> npt.NDArray[np.uint8]:
+    """Bytes of the band's base, of the target's type."""
+    if band.base_dtype == band.dtype:
+        return band.base
+    return float32_to_bytes(float32_from_bytes(band.base, band.base_dtype), band.dtype)
+
+
+def _ulp_elements(
+    band: Band, coding: UlpCoding
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
+    """Context, symbol, number of extra bits and extra bits of each element of a band."""
+    params = ulp.UlpParams(
+        band.dtype,
+        band.target.size // (FLOAT_WIDTHS[band.dtype] * band.cols),
+        band.cols,
+        shift=coding.shift,
+        row_keys=coding.row_keys.size > 0,
+        col_keys=coding.col_keys.size > 0,
+    )
+    patterns = ulp.predict(band.base, band.base_dtype, band.dtype)
+    contexts = params.contexts(patterns, coding.row_keys, coding.col_keys)
+    return contexts, *ulp.residual_symbols(patterns, band.target, params)
 
 
 def _cut(view: npt.NDArray[np.float32], patch: int) -> npt.NDArray[np.float32]:

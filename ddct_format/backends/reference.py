@@ -1,4 +1,4 @@
-"""The normative decoder of dctq.v1 in numpy: read it beside section 7.2 of the specification."""
+"""The normative decoder in numpy, of dctq.v1: read it beside section 7.2. That of ulp.v1 is the codec's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, unpack_codes
 from ..codec.floats import add_delta
 from ..codec.patches import join_patches
 from ..codec.transform import basis_matrix
+from ..codec.ulp import UlpParams, apply_ulp
 from .numpy_encoder import NumpyEncoder
 
 __all__ = ["ReferenceBackend"]
@@ -80,4 +81,15 @@ class ReferenceBackend(NumpyEncoder):
         out: npt.NDArray[np.uint8],
     ) -> Iterator[int]:
         out[:] = self.apply_stored(params, stored, base, base_dtype, dtype)
+        yield out.size
+
+    def apply_ulp_bands(
+        self,
+        params: UlpParams,
+        payload: npt.NDArray[np.uint8],
+        before: npt.NDArray[np.uint8],
+        before_dtype: str,
+        out: npt.NDArray[np.uint8],
+    ) -> Iterator[int]:
+        out[:] = apply_ulp(params, payload, before, before_dtype)
         yield out.size

@@ -16,6 +16,7 @@ import torch
 from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, unpack_codes
 from ..codec.patches import PatchGrid
 from ..codec.transform import basis_matrix, largest_sum
+from ..codec.ulp import UlpParams, apply_ulp
 from .native_encoder import NativeEncoder
 
 __all__ = ["TorchCpuBackend"]
@@ -66,6 +67,17 @@ class TorchCpuBackend(NativeEncoder):
         out: npt.NDArray[np.uint8],
     ) -> Iterator[int]:
         return _apply_tiles(params, unpack_codes(params, stored), base, base_dtype, dtype, out)
+
+    def apply_ulp_bands(
+        self,
+        params: UlpParams,
+        payload: npt.NDArray[np.uint8],
+        before: npt.NDArray[np.uint8],
+        before_dtype: str,
+        out: npt.NDArray[np.uint8],
+    ) -> Iterator[int]:
+        out[:] = apply_ulp(params, payload, before, before_dtype)
+        yield out.size
 
     def _collect(
         self, params: DctqParams, payload: DctqPayload, base: npt.NDArray[np.uint8], base_dtype: str, dtype: str

@@ -153,7 +153,7 @@ def apply_layer_bands(
         assert before is not None
         if layer.codec == ulp.NAME:
             exact = ulp.UlpParams.parse(_defined(layer), tensor.elements, tensor.dtype)
-            yield from ulp.apply_ulp_bands(exact, payload, before, _dtype_before(tensor, index), out)
+            yield from backend.apply_ulp_bands(exact, payload, before, _dtype_before(tensor, index), out)
             return
         params = dctq.DctqParams.parse(_defined(layer), tensor.elements)
         stored = dctq.split_payload(params, payload)

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import native
 from ..errors import InvalidError
-from .floats import FLOAT_DTYPES, FLOAT_WIDTHS, float32_from_bytes, float32_to_bytes
+from .floats import FLOAT_DTYPES, float32_from_bytes, float32_to_bytes
 from .symbols import measure_runs, unpack_sparse
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "NAME",
     "UlpParams",
     "apply_ulp",
-    "apply_ulp_bands",
     "predict",
     "residual_symbols",
     "write_extra_bits",
@@ -39,8 +37,6 @@ MAX_BOUND = 255 + 255 + KEYS_PER_OCTAVE * 254
 _MAX_BOUNDS = 254
 _SMALLEST_WIDTH = 8
 _TILE = 1 << 18
-_BAND = 8 << 20
-"""Bytes of the result after which the native core pauses."""
 _PATTERN_BITS = {"BF16": 16, "F16": 16, "F32": 32}
 _FRACTION_BITS = {"BF16": 7, "F16": 10, "F32": 23}
 _REQUIRED = {"cols", "bounds"}
@@ -185,63 +181,6 @@ def apply_ulp(
     Raises:
         InvalidError: the payload is not as section 7.3 demands.
     """
-    out = np.empty(params.rows * params.cols * FLOAT_WIDTHS[params.dtype], dtype=np.uint8)
-    for _ in apply_ulp_bands(params, payload, before, before_dtype, out):
-        pass
-    return out
-
-
-def apply_ulp_bands(
-    params: UlpParams,
-    payload: npt.NDArray[np.uint8],
-    before: npt.NDArray[np.uint8],
-    before_dtype: str,
-    out: npt.NDArray[np.uint8],
-) -> Iterator[int]:
-    """As :func:`apply_ulp`, into memory of the caller's, with a pause after each band of the tensor.
-
-    Args:
-        out: writable, 1-D and contiguous, of the target's size and any alignment. It may be ``before`` itself where
-            that has the target's type; otherwise they do not overlap.
-
-    Yields:
-        how many bytes of ``out``, from its start, are finished; ``out.size`` at the end.
-
-    Raises:
-        InvalidError: the payload is not as section 7.3 demands. ``out`` is undefined then.
-    """
-    if native.core is None:
-        out[:] = _apply_by_numpy(params, payload, before, before_dtype)
-        yield out.size
-        return
-    sparse = bytearray(len(params.bounds) + 1)
-    for number in params.sparse:
-        sparse[number] = 1
-    layer = native.core.ulp_open(
-        payload,
-        before,
-        FLOAT_DTYPES.index(before_dtype),
-        FLOAT_DTYPES.index(params.dtype),
-        (params.rows, params.cols),
-        params.shift,
-        (params.row_keys, params.col_keys),
-        params.group_table().tobytes(),
-        bytes(sparse),
-    )
-    if isinstance(layer, str):
-        raise InvalidError(f"ulp.v1: {layer}")
-    done = 0
-    while done < out.size:
-        done = native.core.ulp_decode(layer, out, _BAND // FLOAT_WIDTHS[params.dtype])
-        if done < 0:
-            raise InvalidError("ulp.v1: a residual leads beyond the element type's patterns")
-        yield done
-
-
-def _apply_by_numpy(
-    params: UlpParams, payload: npt.NDArray[np.uint8], before: npt.NDArray[np.uint8], before_dtype: str
-) -> npt.NDArray[np.uint8]:
-    """What :func:`apply_ulp` does, without the native core."""
     patterns = predict(before, before_dtype, params.dtype)
     sections = _Sections(payload)
     row_keys = sections.take(params.rows if params.row_keys else 0)
@@ -301,11 +240,13 @@ def residual_symbols(
     return symbols, lengths, values
 
 
-def write_extra_bits(values: npt.NDArray[np.uint32], lengths: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The bits of all values, one after another, the lowest first; bits left over in the last byte are zero."""
+def write_extra_bits(
+    values: npt.NDArray[np.uint32], lengths: npt.NDArray[np.uint8], skipped: int = 0
+) -> npt.NDArray[np.uint8]:
+    """The bits of all values, one after another, the lowest first, after ``skipped``; all others are zero."""
     used = lengths > 0
     values, lengths = values[used], lengths[used]
-    ends = np.cumsum(lengths, dtype=np.int64)
+    ends = skipped + np.cumsum(lengths, dtype=np.int64)
     starts = ends - lengths
     size = -(-int(ends[-1]) // 8) if ends.size else 0
     shifted = values.astype(np.uint64) << (starts & 7).astype(np.uint64)

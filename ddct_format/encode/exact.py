@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..backends.encoder import Encoder
 from ..codec.floats import FLOAT_WIDTHS
 from ..codec.symbols import pack_sparse
 from ..codec.ulp import KEYS_PER_OCTAVE, UlpParams
@@ -44,6 +45,7 @@ def encode_exact(
     target: Bytes,
     dtype: str,
     cols: int,
+    encoder: Encoder,
     *,
     release: Release = keep,
     release_before: Release = keep,
@@ -56,6 +58,7 @@ def encode_exact(
         before: bytes of the tensor so far, of type ``before_dtype``.
         target: bytes of the tensor to restore, of type ``dtype``; at least one element.
         cols: columns of the view.
+        encoder: what does the arithmetic.
         release, release_before: see :class:`TensorData`, of the target and of the tensor so far.
         kinds: whether rows and columns have keys, if a sample has decided that.
 
@@ -64,7 +67,8 @@ def encode_exact(
     """
     workspace = workspace or Workspace()
     view = (target.size // (FLOAT_WIDTHS[dtype] * cols), cols)
-    pair = UlpPair(TensorData(before_dtype, view, before, release_before), TensorData(dtype, view, target, release))
+    tensors = TensorData(before_dtype, view, before, release_before), TensorData(dtype, view, target, release)
+    pair = UlpPair(*tensors, encoder)
     candidates = [kinds] if kinds is not None else _candidates(pair.rows, cols)
     scales = _scales(pair) if any(any(kind) for kind in candidates) else None
     chosen: tuple[float, UlpParams, Keys, Keys, Counts] | None = None

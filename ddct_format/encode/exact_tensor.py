@@ -60,7 +60,7 @@ def encode_exactly(
         assert result is not None
         if lossy.layers[-1].digest == target_digest:
             return lossy
-        exact, _ = _exact_layer(decoded(result, target, workspace), target, cols, target_digest, workspace)
+        exact, _ = _exact_layer(decoded(result, target, workspace), target, cols, target_digest, backend, workspace)
         return EncodedTensor("add", (*lossy.layers, exact), energy=lossy.energy)
     if base is None or not float_pair(base, target) or not target.data.size:
         return carry(target, target_digest, workspace)
@@ -77,7 +77,7 @@ def encode_exactly(
         predicted = None if plain else predicted
     layers, size = _predicted_layers(pair, predicted, kinds, target_digest, backend, workspace)
     if not layers or kinds is None:
-        alone, alone_size = _exact_layer(base, target, cols, target_digest, workspace, kinds)
+        alone, alone_size = _exact_layer(base, target, cols, target_digest, backend, workspace, kinds)
         if not layers or alone_size <= size:
             layers, size = (alone,), alone_size
     if pair.elements > _WHOLE:
@@ -97,13 +97,13 @@ def _decide(
 ) -> tuple[bool, Kinds]:
     """From a sample: whether the exact layer does better without the prediction, and which keys it should have."""
     target, cols = sample.target, sample.cols
-    params, _, size = encode_exact(sample.base.data, sample.base.dtype, target.data, target.dtype, cols)
+    params, _, size = encode_exact(sample.base.data, sample.base.dtype, target.data, target.dtype, cols, backend)
     best = (size * weight, True, (params.row_keys, params.col_keys))
     if predicted is not None:
         applied = apply_delta(sample, take_rows(predicted, rows), backend, workspace)
         if applied is not None and applied[0].result is not None:
             before = applied[0].result
-            params, _, size = encode_exact(before, target.dtype, target.data, target.dtype, cols)
+            params, _, size = encode_exact(before, target.dtype, target.data, target.dtype, cols, backend)
             together = size * weight + _stored_size(share_blocks(predicted.sections))
             best = min(best, (together, False, (params.row_keys, params.col_keys)))
     return best[1], best[2]
@@ -125,7 +125,8 @@ def _predicted_layers(
         return (), 0.0
     lossy, target = applied[0], pair.target
     assert lossy.result is not None
-    exact, size = _exact_layer(decoded(lossy.result, target, workspace), target, pair.cols, digest, workspace, kinds)
+    before = decoded(lossy.result, target, workspace)
+    exact, size = _exact_layer(before, target, pair.cols, digest, backend, workspace, kinds)
     return (lossy, exact), size + _stored_size(lossy.sections)
 
 
@@ -134,6 +135,7 @@ def _exact_layer(
     target: TensorData,
     cols: int,
     digest: str,
+    backend: Backend,
     workspace: Workspace,
     kinds: Kinds | None = None,
 ) -> tuple[EncodedLayer, float]:
@@ -144,6 +146,7 @@ def _exact_layer(
         target.data,
         target.dtype,
         cols,
+        backend,
         release=target.release,
         release_before=before.release,
         workspace=workspace,

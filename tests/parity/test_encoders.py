@@ -10,12 +10,21 @@ import numpy.typing as npt
 import pytest
 
 from ddct_format.backends import get_backend
-from ddct_format.backends.encoder import ACTIVITY_BINS, Band, Encoder, ResidualPlan, activity_bins
+from ddct_format.backends.encoder import (
+    ACTIVITY_BINS,
+    Band,
+    Encoder,
+    ResidualPlan,
+    UlpCoding,
+    UlpStreams,
+    activity_bins,
+)
 from ddct_format.backends.numpy_encoder import NumpyEncoder
 from ddct_format.codec.floats import float32_from_bytes, float32_to_bytes
 from ddct_format.codec.patches import PatchGrid, cut_patches
 from ddct_format.codec.symbols import pack_sparse, pack_symbols
 from ddct_format.codec.transform import basis_matrix
+from ddct_format.codec.ulp import MAX_BOUND
 from ddct_format.errors import ConfigError
 from parity.paths import CORE_PATHS, computing_by
 
@@ -227,3 +236,62 @@ def test_classes_are_packed_as_the_codec_packs(encoder: Encoder, alphabet: int, 
     runs, values = encoder.pack_class(symbols, class_map, 1, alphabet, True)
     wanted_runs, wanted_values = pack_sparse(members, alphabet)
     assert np.array_equal(runs, wanted_runs) and np.array_equal(values, wanted_values)
+
+
+def ulp_coding(shape: tuple[int, int], keys: tuple[bool, bool], shift: int) -> UlpCoding:
+    random = np.random.default_rng(4)
+    row_keys, col_keys = (
+        random.integers(0, 256, size if present else 0).astype(np.uint8)
+        for size, present in zip(shape, keys, strict=True)
+    )
+    return UlpCoding(shift, row_keys, col_keys)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("base_dtype", "dtype", "shift"), [*((*types, 0) for types in DTYPES), ("F32", "F32", 16)])
+@pytest.mark.parametrize("keys", [(False, False), (True, True)])
+def test_exact_symbols_are_counted_and_scattered_alike(
+    encoder: Encoder, shape: tuple[int, int], base_dtype: str, dtype: str, shift: int, keys: tuple[bool, bool]
+) -> None:
+    band = make_band(shape, base_dtype, dtype)
+    if shift:
+        band.target.view("<u4")[:] &= (1 << 32) - (1 << shift)
+    band.base[:2] = 0xFF  # a NaN, or a part of a number
+    coding = ulp_coding(shape, keys, shift)
+    group_of = np.sort(np.random.default_rng(5).integers(0, 40, MAX_BOUND + 1)).astype(np.uint8)
+    mantissa = 3 if 8 * (4 if dtype == "F32" else 2) - shift <= 16 else 2
+    found = []
+    for one in (encoder, NumpyEncoder()):
+        counts = np.ones((MAX_BOUND + 1, 256), dtype=np.int64)
+        one.count_ulp(band, coding, counts)
+        assert counts.sum() == counts.size + prod(shape)
+        by_group = np.stack([(counts - 1)[group_of == number].sum(axis=0) for number in range(256)])
+        lengths = np.maximum(0, ((np.arange(256) + 1) // 2 >> mantissa) - 1)
+        sizes, bits = 2 * by_group.sum(axis=1), 2 * by_group @ lengths
+        streams = UlpStreams(
+            group_of,
+            np.full(sizes.sum(), 255, dtype=np.uint8),
+            np.cumsum(sizes) - sizes,
+            np.zeros(-(-bits.sum() // 8), dtype=np.uint8),
+            np.cumsum(bits) - bits,
+        )
+        for _ in range(2):  # a second band goes on where the first one ended
+            one.scatter_ulp(band, coding, streams)
+        assert np.array_equal(streams.places, np.cumsum(sizes))
+        assert np.array_equal(streams.positions, np.cumsum(bits))
+        found.append((counts.tobytes(), streams.symbols.tobytes(), streams.extra.tobytes()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("base_dtype", "dtype"), DTYPES)
+def test_sizes_of_residuals(encoder: Encoder, shape: tuple[int, int], base_dtype: str, dtype: str) -> None:
+    band = make_band(shape, base_dtype, dtype)
+    band.base[:4] = 0xFF
+    predicted = float32_from_bytes(band.base, base_dtype)
+    predicted = float32_from_bytes(float32_to_bytes(predicted, dtype), dtype)
+    sizes = np.abs(float32_from_bytes(band.target, dtype) - predicted).reshape(shape)
+    sizes[~np.isfinite(sizes)] = 0
+    assert np.array_equal(encoder.ulp_sizes(band), sizes)
+    weights = np.random.default_rng(6).random(shape[1]).astype(np.float32)
+    np.testing.assert_allclose(encoder.ulp_row_sizes(band, weights), sizes @ weights, rtol=1e-4)

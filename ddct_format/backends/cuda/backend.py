@@ -14,6 +14,7 @@ from ... import native
 from ...codec.dctq import DctqParams, DctqPayload, StoredPayload, build_sections, split_payload
 from ...codec.floats import FLOAT_WIDTHS
 from ...codec.patches import PatchGrid
+from ...codec.ulp import UlpParams
 from ..encoder import Band
 from ..interface import Decoder
 from ..native_cpu import NativeCpuBackend
@@ -103,6 +104,16 @@ class CudaBackend(DeviceEncoder):
                 # Other processes may hold the device's memory: less of it gives the same bits, only later.
                 torch.cuda.empty_cache()
         yield from _cpu().apply_bands(params, stored, base, base_dtype, dtype, out)
+
+    def apply_ulp_bands(
+        self,
+        params: UlpParams,
+        payload: npt.NDArray[np.uint8],
+        before: npt.NDArray[np.uint8],
+        before_dtype: str,
+        out: npt.NDArray[np.uint8],
+    ) -> Iterator[int]:
+        return _cpu().apply_ulp_bands(params, payload, before, before_dtype, out)
 
     def _tiles(
         self,
