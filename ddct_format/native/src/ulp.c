@@ -17,6 +17,7 @@ typedef struct open_layer {
 static void release(open_layer *opened) {
     PyBuffer_Release(&opened->payload);
     PyBuffer_Release(&opened->before);
+    free(opened->layer.windows);
     free(opened);
 }
 
@@ -29,38 +30,48 @@ static const char *read_group(ulp_layer *d, const Py_buffer *payload, uint32_t g
     const uint64_t size = (uint64_t)payload->len;
     ulp_cursor *cursor = &d->cursors[group];
     cursor->bit = *bits;
+    uint64_t others = count;
     if (cursor->sparse) {
         if (run_bytes > size - *offset)
             return too_short;
         cursor->runs = bytes + *offset;
         cursor->runs_end = cursor->runs + run_bytes;
-        if (!kernels()->sparse_valid(cursor->runs, run_bytes, count, &count))
+        if (!kernels()->sparse_valid(cursor->runs, run_bytes, count, &others))
             return "a run of zeros leads beyond the last symbol of its group";
         *offset += run_bytes;
     }
-    if (count > size - *offset)
+    if (others > size - *offset)
         return too_short;
-    cursor->symbols = bytes + *offset;
-    cursor->symbols_end = cursor->symbols + count;
-    *offset += count;
-    return kernels()->ulp_measure(&d->grouping.code, cursor->symbols, count, cursor->sparse, bits)
+    const uint8_t *symbols = bytes + *offset;
+    *offset += others;
+    if (cursor->sparse) { /* the window is empty */
+        cursor->values = symbols;
+        cursor->values_end = symbols + others;
+        d->next[group] = cursor->end = d->windows + (size_t)group * ULP_WINDOW;
+    } else {
+        d->next[group] = symbols;
+        cursor->end = symbols + others;
+        if (others >= ULP_TILE)
+            cursor->last = cursor->end - ULP_TILE;
+    }
+    return kernels()->ulp_measure(&d->grouping.code, symbols, others, cursor->sparse, bits)
                ? NULL
                : "a symbol is beyond the alphabet";
 }
 
 /* All sections after the keys. NULL, or what is wrong. */
-static const char *read_sections(ulp_layer *d, const Py_buffer *payload, uint32_t groups, uint64_t offset) {
+static const char *read_sections(ulp_layer *d, const Py_buffer *payload, uint64_t offset) {
     const uint8_t *bytes = payload->buf;
     const uint64_t size = (uint64_t)payload->len;
     uint64_t counts[256], bits = 0, sparse = 0;
-    for (uint32_t group = 0; group < groups; group++)
+    for (uint32_t group = 0; group < d->groups; group++)
         sparse += d->cursors[group].sparse;
     if (4 * sparse > size - offset)
         return too_short;
     const uint8_t *run_counts = bytes + offset;
     offset += 4 * sparse;
     kernels()->ulp_count_groups(&d->grouping, counts);
-    for (uint32_t group = 0; group < groups; group++) {
+    for (uint32_t group = 0; group < d->groups; group++) {
         uint32_t run_bytes = 0;
         if (d->cursors[group].sparse) {
             memcpy(&run_bytes, run_counts, sizeof run_bytes);
@@ -112,6 +123,12 @@ static PyObject *ulp_open(PyObject *module, PyObject *arguments) {
         PyErr_SetString(PyExc_ValueError, "a layer is not as it must be");
         return NULL;
     }
+    d->windows = malloc((size_t)groups * ULP_WINDOW);
+    if (d->windows == NULL) {
+        release(opened);
+        return PyErr_NoMemory();
+    }
+    d->groups = (uint32_t)groups;
     memcpy(d->group_of, group_of, sizeof d->group_of);
     for (Py_ssize_t i = 0; i < groups; i++)
         d->cursors[i].sparse = sparse[i] != 0;
@@ -130,12 +147,14 @@ static PyObject *ulp_open(PyObject *module, PyObject *arguments) {
         .group_of = d->group_of,
     };
     kernels()->ulp_make_code(g->type, shift, &g->code);
+    while (d->first_long < g->code.alphabet && g->code.extra_bits[d->first_long] == 0)
+        d->first_long++;
     if (wrong == NULL) {
         WITHOUT_LOCK(rows * cols, {
             fenv_t environment; /* rounding to another type must not depend on the host program's mode */
             fegetenv(&environment);
             fesetenv(FE_DFL_ENV);
-            wrong = read_sections(d, &opened->payload, (uint32_t)groups, keys);
+            wrong = read_sections(d, &opened->payload, keys);
             fesetenv(&environment);
         });
     }

@@ -2,10 +2,12 @@
 
 typedef struct ulp_tile {
     uint32_t patterns[ULP_TILE];
-    int64_t residuals[ULP_TILE];
+    uint32_t magnitudes[ULP_TILE];
     float zeros[ULP_TILE];
     uint8_t converted[4 * ULP_TILE];
-    uint8_t groups[ULP_TILE];
+    uint16_t contexts[ULP_TILE];
+    uint16_t long_ones[ULP_TILE]; /* elements whose symbols have extra bits */
+    uint8_t symbols[ULP_TILE];
 } ulp_tile;
 
 /* Patterns of elements [first, first + count) of the prediction. */
@@ -27,12 +29,24 @@ static void load_prediction(const ulp_grouping *g, uint64_t first, size_t count,
     }
 }
 
-/* The next tile of a row, at most: its patterns and groups. */
-static size_t load_tile(const ulp_grouping *g, uint64_t row, uint64_t column, ulp_tile *tile) {
+/* Section 7.3.1, steps 2 and 3, without the row's key. */
+static void load_contexts(const ulp_grouping *g, const uint8_t *column_keys, size_t count, ulp_tile *tile) {
+    const uint32_t fraction = g->code.fraction, largest = g->code.exponent_mask;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t exponent = tile->patterns[i] >> fraction & largest;
+        tile->contexts[i] = (uint16_t)(4 * (largest - (exponent > 1 ? exponent : 1)));
+    }
+    if (column_keys != NULL)
+        for (size_t i = 0; i < count; i++)
+            tile->contexts[i] = (uint16_t)(tile->contexts[i] + column_keys[i]);
+}
+
+/* The next tile of a row, at most: its patterns and contexts. Sets the group of each of these contexts. */
+static size_t load_tile(const ulp_grouping *g, uint64_t row, uint64_t column, ulp_tile *tile, const uint8_t **group_of) {
     size_t count = g->cols - column < ULP_TILE ? (size_t)(g->cols - column) : ULP_TILE;
     load_prediction(g, row * g->cols + column, count, tile);
-    ddct_ulp_groups(&g->code, tile->patterns, count, g->row_keys == NULL ? 0 : g->row_keys[row],
-                    g->column_keys == NULL ? NULL : g->column_keys + column, g->group_of, tile->groups);
+    load_contexts(g, g->column_keys == NULL ? NULL : g->column_keys + column, count, tile);
+    *group_of = g->group_of + (g->row_keys == NULL ? 0 : g->row_keys[row]);
     return count;
 }
 
@@ -41,32 +55,66 @@ static void ulp_count_groups(const ulp_grouping *g, uint64_t counts[256]) {
     ulp_tile tile;
     for (uint64_t row = 0; row < g->rows; row++)
         for (uint64_t column = 0; column < g->cols;) {
-            size_t count = load_tile(g, row, column, &tile), i = 0;
+            const uint8_t *group_of;
+            size_t count = load_tile(g, row, column, &tile, &group_of), i = 0;
             for (; i + 4 <= count; i += 4)
                 for (size_t part = 0; part < 4; part++)
-                    parts[part][tile.groups[i + part]]++;
+                    parts[part][group_of[tile.contexts[i + part]]]++;
             for (; i < count; i++)
-                parts[0][tile.groups[i]]++;
+                parts[0][group_of[tile.contexts[i]]]++;
             column += count;
         }
     for (int group = 0; group < 256; group++)
         counts[group] = parts[0][group] + parts[1][group] + parts[2][group] + parts[3][group];
 }
 
-INLINE uint32_t next_sparse_symbol(ulp_cursor *cursor) {
+/* More symbols of a sparse group, to the end of its window, which holds some already. */
+static void expand_runs(ulp_cursor *cursor, uint8_t *window, size_t at) {
+    const uint8_t *runs = cursor->runs, *runs_end = cursor->runs_end, *values = cursor->values, *values_end = cursor->values_end;
+    size_t zeros = cursor->zeros;
+    bool value_waits = cursor->value_waits;
+    memset(window + at, 0, ULP_WINDOW - at);
     for (;;) {
-        if (cursor->zeros > 0) {
-            cursor->zeros--;
-            return 0;
+        if (zeros >= ULP_WINDOW - at) {
+            zeros -= ULP_WINDOW - at;
+            break;
         }
-        if (cursor->value_waits) {
-            cursor->value_waits = false;
-            return cursor->symbols < cursor->symbols_end ? *cursor->symbols++ + 1u : 0;
+        at += zeros;
+        zeros = 0;
+        if (value_waits && values < values_end)
+            window[at] = (uint8_t)(*values++ + 1);
+        at += value_waits;
+        value_waits = false;
+        if (runs == runs_end) /* only zeros are left */
+            break;
+        zeros = *runs++;
+        value_waits = zeros < 255;
+    }
+    cursor->runs = runs;
+    cursor->values = values;
+    cursor->zeros = (uint32_t)zeros;
+    cursor->value_waits = value_waits;
+}
+
+/* Lets ULP_TILE symbols of each group be read from where it stands, zeros where there are no more. */
+static void refill(ulp_layer *d) {
+    for (uint32_t group = 0; group < d->groups; group++) {
+        ulp_cursor *cursor = &d->cursors[group];
+        const uint8_t *next = d->next[group];
+        if (next <= cursor->last)
+            continue;
+        uint8_t *window = d->windows + (size_t)group * ULP_WINDOW;
+        size_t left = next < cursor->end ? (size_t)(cursor->end - next) : 0;
+        memmove(window, next, left);
+        d->next[group] = window;
+        if (cursor->sparse) {
+            expand_runs(cursor, window, left);
+            cursor->end = window + ULP_WINDOW;
+            cursor->last = cursor->end - ULP_TILE;
+        } else {
+            memset(window + left, 0, ULP_TILE);
+            cursor->end = cursor->last = window + left;
         }
-        if (cursor->runs == cursor->runs_end)
-            return 0;
-        cursor->zeros = *cursor->runs++;
-        cursor->value_waits = cursor->zeros < 255;
     }
 }
 
@@ -85,15 +133,16 @@ INLINE uint64_t read_extra_bits(const ulp_layer *d, ulp_cursor *cursor, uint32_t
 #define DEFINE_STORE_TARGETS(NAME, TYPE, WIDE_TYPE)                                                                 \
     static bool NAME(const ddct_ulp_code *code, const ulp_tile *tile, size_t count, uint8_t *out) {                 \
         const WIDE_TYPE half = (WIDE_TYPE)1 << (code->width - 1);                                                   \
+        const uint32_t shift = code->shift;                                                                         \
         WIDE_TYPE outside = 0;                                                                                      \
         for (size_t i = 0; i < count; i++) {                                                                        \
-            WIDE_TYPE place = (WIDE_TYPE)(tile->patterns[i] >> code->shift);                                        \
-            WIDE_TYPE residual = (WIDE_TYPE)tile->residuals[i];                                                     \
+            WIDE_TYPE place = (WIDE_TYPE)(tile->patterns[i] >> shift);                                              \
+            WIDE_TYPE magnitude = (WIDE_TYPE)tile->magnitudes[i];                                                   \
             bool negative = place >= half;                                                                          \
             place = negative ? half - 1 - place : place;                                                            \
-            WIDE_TYPE target = place + (negative ? -residual : residual);                                           \
+            WIDE_TYPE target = place + (negative != (tile->symbols[i] & 1) ? -magnitude : magnitude);               \
             outside |= (WIDE_TYPE)(target < -half) | (WIDE_TYPE)(target >= half);                                   \
-            TYPE pattern = (TYPE)((TYPE)(target >= 0 ? target : half - 1 - target) << code->shift);                 \
+            TYPE pattern = (TYPE)((TYPE)(target >= 0 ? target : half - 1 - target) << shift);                       \
             memcpy(out + i * sizeof pattern, &pattern, sizeof pattern);                                             \
         }                                                                                                           \
         return outside == 0;                                                                                        \
@@ -101,24 +150,39 @@ INLINE uint64_t read_extra_bits(const ulp_layer *d, ulp_cursor *cursor, uint32_t
 DEFINE_STORE_TARGETS(store_targets2, uint16_t, int32_t)
 DEFINE_STORE_TARGETS(store_targets4, uint32_t, int64_t)
 
+/* The next symbol of the group of each element; how many of them have extra bits. */
+static size_t take_symbols(const uint8_t **restrict next, const uint8_t *restrict group_of, uint32_t first_long,
+                           size_t count, ulp_tile *restrict tile) {
+    size_t found = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t symbol = *next[group_of[tile->contexts[i]]]++;
+        tile->symbols[i] = (uint8_t)symbol;
+        tile->long_ones[found] = (uint16_t)i;
+        found += symbol >= first_long;
+    }
+    return found;
+}
+
 /* The next tile; false if a target lies out of range. Moves the layer on. */
 static bool decode_ulp_tile(ulp_layer *d, uint8_t *out) {
     const ulp_grouping *g = &d->grouping;
     const ddct_ulp_code *code = &g->code;
+    const uint8_t *group_of;
     ulp_tile tile;
-    const size_t count = load_tile(g, d->row, d->column, &tile);
-    for (size_t i = 0; i < count; i++) {
-        ulp_cursor *cursor = &d->cursors[tile.groups[i]];
-        uint32_t symbol = 0;
-        if (cursor->sparse)
-            symbol = next_sparse_symbol(cursor);
-        else if (cursor->symbols < cursor->symbols_end)
-            symbol = *cursor->symbols++;
-        uint32_t bits = code->extra_bits[symbol & 255];
-        int64_t magnitude = code->first[symbol & 255];
-        if (bits > 0)
-            magnitude += (int64_t)read_extra_bits(d, cursor, bits);
-        tile.residuals[i] = symbol & 1 ? -magnitude : magnitude;
+    const size_t count = load_tile(g, d->row, d->column, &tile, &group_of);
+    if (count > d->readable) {
+        refill(d);
+        d->readable = ULP_TILE;
+    }
+    d->readable -= count;
+    const size_t long_ones = take_symbols(d->next, group_of, d->first_long, count, &tile);
+    for (size_t i = 0; i < count; i++)
+        tile.magnitudes[i] = (tile.symbols[i] + 1u) >> 1;
+    for (size_t n = 0; n < long_ones; n++) {
+        const size_t i = tile.long_ones[n];
+        const uint32_t symbol = tile.symbols[i];
+        ulp_cursor *cursor = &d->cursors[group_of[tile.contexts[i]]];
+        tile.magnitudes[i] = code->first[symbol] + (uint32_t)read_extra_bits(d, cursor, code->extra_bits[symbol]);
     }
     out += (d->row * g->cols + d->column) * g->width;
     d->column += count;
