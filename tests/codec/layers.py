@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ddct_format.codec.dctq import DctqParams, DctqPayload
 from ddct_format.codec.patches import PatchGrid
 
-__all__ = ["base_bytes", "layers"]
+__all__ = ["base_bytes", "layers", "random_payload"]
 
 _WIDTH = {"BF16": 2, "F16": 2, "F32": 4}
 
@@ -44,10 +44,11 @@ def layers(draw: st.DrawFn, patches: tuple[int, ...] = (8, 16, 32)) -> tuple[Dct
         draw(st.booleans()),
         draw(st.booleans()),
     )
-    return params, _payload(params, np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.floats(0, 1)))
+    return params, random_payload(params, np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.floats(0, 1)))
 
 
-def _payload(params: DctqParams, random: np.random.Generator, density: float) -> DctqPayload:
+def random_payload(params: DctqParams, random: np.random.Generator, density: float) -> DctqPayload:
+    """Contents that are valid for a layer; ``density`` is the share of symbols that are not zero, about."""
     grid = params.grid
     class_map = _pick(random, len(params.levels), grid.count, "u1")
     codes = []

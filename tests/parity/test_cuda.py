@@ -1,21 +1,20 @@
 """The CUDA backend decodes every layer to the bytes of the reference.
 
-Where there is a GPU, it decides. Elsewhere the same kernels run through Triton's interpreter, in a process of their
-own, for Triton reads its environment once. Without Triton, both are skipped with their reason.
+Where there is a GPU, it decides. Elsewhere the kernels in Triton run through its interpreter, which
+``tests/conftest.py`` chooses; those in CUDA C++ need a device. Without Triton, both are skipped with their reason.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from codec.layers import base_bytes, layers
+from codec.layers import base_bytes, layers, random_payload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +25,18 @@ from ddct_format.codec.patches import PatchGrid
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = ("BF16", "F16", "F32")
+PATCHES = (8, 16, 32)
+SHAPES = ((1, 1), (1, 67), (33, 1), (7, 9), (15, 17), (31, 33), (40, 24), (65, 130))
+"""Less than a patch, whole patches, and some more; the last one is several tiles."""
+LAYOUTS = (
+    ("levels", ((0,),), ()),
+    ("levels", ((0, 1, -1),), ()),
+    ("levels", ((0,), (0, 2, -3, 5, 7), (0, -127, 127)), (2,)),
+    ("levels", ((0, 18, -18), (0,), tuple(range(128)), (0, -1)), (0, 3)),
+    ("affine", ((0, 1),), ()),
+    ("affine", ((0,), tuple(range(17)), (0, 1, 2), (0, 1)), (1, 3)),
+)
+"""Quantiser, levels of each class, and which classes are stored sparse: widths of 2, 4 and 8 bits, alone and mixed."""
 
 needs_kernels = pytest.mark.skipif(
     not HAS_TRITON or not (INTERPRETED or torch.cuda.is_available()),
@@ -69,6 +80,39 @@ def test_deltas_are_equal_too(layer: tuple[DctqParams, DctqPayload]) -> None:
     params, payload = layer
     ours = kernels().decode_delta(params, payload)
     assert np.array_equal(ours.view(np.uint32), get_backend("reference").decode_delta(params, payload).view(np.uint32))
+
+
+@pytest.mark.gpu
+@needs_kernels
+@pytest.mark.parametrize("patch", PATCHES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_layout_at_every_odd_shape(shape: tuple[int, int], patch: int) -> None:
+    backend, reference = kernels(), get_backend("reference")
+    for number, (quantiser, levels, sparse) in enumerate(LAYOUTS):
+        random = np.random.default_rng([*shape, patch, number])
+        transform = str(random.choice(("dct", "hadamard", "none")))
+        base_dtype, dtype = map(str, random.choice(DTYPES, 2))
+        row_keys, col_keys = map(bool, random.integers(0, 2, 2))
+        grid, rank = PatchGrid(*shape, patch), int(random.integers(0, 5))
+        params = DctqParams(grid, transform, quantiser, levels, sparse, rank, row_keys, col_keys)
+        payload = random_payload(params, random, float(random.choice((0.01, 0.5, 1.0))))
+        base = base_bytes(grid.rows * grid.cols, base_dtype, number, finite=bool(number % 2))
+        ours = backend.apply(params, payload, base, base_dtype, dtype)
+        wanted = reference.apply(params, payload, base, base_dtype, dtype)
+        assert np.array_equal(ours, wanted), (params, base_dtype, dtype)
+
+
+@pytest.mark.gpu
+@needs_kernels
+def test_leaves_have_the_digests_of_the_standard_library() -> None:
+    from ddct_format.backends.cuda.digest import leaf_digests
+
+    device = torch.device("cpu") if INTERPRETED else torch.device("cuda", 0)
+    count, leaf = 33, 64
+    data = np.random.default_rng(count).integers(0, 256, (count, leaf)).astype(np.uint8)
+    stored = torch.from_numpy(data).to(device)
+    places = torch.arange(count, device=device) * leaf + stored.data_ptr()
+    assert leaf_digests(places, leaf) == [hashlib.sha256(row.tobytes()).digest() for row in data]
 
 
 def large_layer(rank: int, *, keys: bool = False, rows: int = 2100, cols: int = 1030) -> tuple[DctqParams, DctqPayload]:
@@ -128,17 +172,3 @@ def test_kernels_that_are_damaged_in_the_cache_are_compiled_again(
         assert images
         for image in images:
             image.write_bytes(image.read_bytes()[:100])
-
-
-@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-@pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="runs in another process, or on the device itself")
-def test_the_kernels_agree_under_the_interpreter() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(Path(__file__))],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-4000:]
-    assert " passed" in run.stdout
