@@ -18,6 +18,14 @@ from hub_objects import MakeObject, Object
 from hub_servers import MiniHub, S3Store
 from safetensors.numpy import save_file
 
+from ddct_format.hub import fetch
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between attempts to fetch, in this process: how long they are is not what is tested."""
+    monkeypatch.setattr(fetch, "_PAUSE_SECONDS", 0.01)
+
 
 @pytest.fixture
 def make_object(tmp_path: Path) -> MakeObject:
