@@ -127,6 +127,12 @@ class UlpParams:
         magnitude, _ = _split_magnitude(np.array([2**self.width - 1]), self.mantissa)
         return 2 * int(magnitude[0]) + 1
 
+    def extra_bits(self) -> npt.NDArray[np.int64]:
+        """k: how many extra bits follow each symbol, int64 [256]."""
+        codes = (np.arange(256, dtype=np.int64) + 1) >> 1
+        extra: npt.NDArray[np.int64] = np.maximum(0, (codes >> self.mantissa) - 1)
+        return extra
+
     @property
     def fixed_size(self) -> int:
         """Bytes of keys and run counts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,12 @@ from ..codec.symbols import pack_sparse
 from ..codec.ulp import KEYS_PER_OCTAVE, UlpParams
 from ..container.zstd_frame import compress
 from .packing import pack_runs
-from .pair import Release, TensorData, keep
+from .pair import TensorData
 from .sampling import spread_rows
 from .ulp_pair import UlpPair
 from .workspace import Workspace
 
-__all__ = ["Kinds", "encode_exact"]
+__all__ = ["ExactPlan", "Kinds", "encode_exact", "plan_exact"]
 
 _TABLE_BITS = 250
 _SYMBOL_BITS = 6
@@ -39,58 +39,88 @@ Bytes = npt.NDArray[np.uint8]
 Kinds = tuple[bool, bool]
 
 
+@dataclass(frozen=True, slots=True)
+class ExactPlan:
+    """The choices for a layer, but for the way each group is written.
+
+    Attributes:
+        row_keys, col_keys: uint8, empty without.
+        counts: int64 [contexts, symbols].
+        size: about how many bytes the layer takes.
+    """
+
+    params: UlpParams
+    row_keys: Keys
+    col_keys: Keys
+    counts: Counts
+    size: float
+
+    @property
+    def kinds(self) -> Kinds:
+        return self.params.row_keys, self.params.col_keys
+
+
 def encode_exact(
-    before: Bytes,
-    before_dtype: str,
-    target: Bytes,
-    dtype: str,
+    before: TensorData,
+    target: TensorData,
     cols: int,
     encoder: Encoder,
-    *,
-    release: Release = keep,
-    release_before: Release = keep,
     workspace: Workspace | None = None,
-    kinds: Kinds | None = None,
-) -> tuple[UlpParams, list[Bytes], float]:
-    """Choose keys, groups and the way each group is written.
+    *,
+    plan: ExactPlan | None = None,
+) -> tuple[UlpParams, list[Bytes]]:
+    """The exact layer's parameters, and the sections of its payload.
 
     Args:
-        before: bytes of the tensor so far, of type ``before_dtype``.
-        target: bytes of the tensor to restore, of type ``dtype``; at least one element.
+        before: the tensor so far.
+        target: the tensor to restore; at least one element.
         cols: columns of the view.
         encoder: what does the arithmetic.
-        release, release_before: see :class:`TensorData`, of the target and of the tensor so far.
-        kinds: whether rows and columns have keys, if a sample has decided that.
-
-    Returns:
-        The layer's parameters, the sections of its payload, and an estimate of its stored size in bytes.
+        plan: what :func:`plan_exact` gave for the same tensors.
     """
     workspace = workspace or Workspace()
-    view = (target.size // (FLOAT_WIDTHS[dtype] * cols), cols)
-    tensors = TensorData(before_dtype, view, before, release_before), TensorData(dtype, view, target, release)
-    pair = UlpPair(*tensors, encoder)
-    candidates = [kinds] if kinds is not None else _candidates(pair.rows, cols)
-    scales = _scales(pair) if any(any(kind) for kind in candidates) else None
-    chosen: tuple[float, UlpParams, Keys, Keys, Counts] | None = None
-    for kind in candidates:
-        row_keys, col_keys = _keys(scales, kind)
-        counts = pair.count(row_keys, col_keys)
-        bounds, cost = _group(counts)
-        cost += _entropy_bits(np.bincount(row_keys)) + _entropy_bits(np.bincount(col_keys))
-        cost += _TABLE_BITS * (bool(row_keys.size) + bool(col_keys.size))
-        if chosen is None or cost < chosen[0]:
-            params = replace(pair.plain, bounds=bounds, row_keys=kind[0], col_keys=kind[1])
-            chosen = (cost, params, row_keys, col_keys, counts)
-    assert chosen is not None
-    cost, params, row_keys, col_keys, counts = chosen
-    groups, extra = pair.scatter(params, row_keys, col_keys, counts, workspace)
+    plan = plan or plan_exact(before, target, cols, encoder)
+    pair = _pair(before, target, cols, encoder)
+    groups, extra = pair.scatter(plan.params, plan.row_keys, plan.col_keys, plan.counts, workspace)
     written = list(workspace.spread(lambda symbols: _write_group(symbols, workspace), groups))
     sparse = tuple(number for number, (runs, _) in enumerate(written) if runs is not None)
     run_counts = np.array([runs.size for runs, _ in written if runs is not None], dtype="<u4")
-    sections = [row_keys, col_keys, run_counts.view(np.uint8)]
+    sections = [plan.row_keys, plan.col_keys, run_counts.view(np.uint8)]
     for runs, stored in written:
         sections.extend([stored] if runs is None else [runs, stored])
-    return replace(params, sparse=sparse), [*sections, extra], cost / 8 + extra.size
+    return replace(plan.params, sparse=sparse), [*sections, extra]
+
+
+def plan_exact(
+    before: TensorData, target: TensorData, cols: int, encoder: Encoder, *, kinds: Kinds | None = None
+) -> ExactPlan:
+    """Choose keys and groups.
+
+    Args:
+        before, target, cols, encoder: see :func:`encode_exact`.
+        kinds: whether rows and columns have keys, if a sample has decided that.
+    """
+    pair = _pair(before, target, cols, encoder)
+    candidates = [kinds] if kinds is not None else _candidates(pair.rows, cols)
+    scales = _scales(pair) if any(any(kind) for kind in candidates) else None
+    best: ExactPlan | None = None
+    for kind in candidates:
+        row_keys, col_keys = _keys(scales, kind)
+        counts = pair.count(row_keys, col_keys)
+        bounds, bits = _group(counts)
+        bits += _entropy_bits(np.bincount(row_keys)) + _entropy_bits(np.bincount(col_keys))
+        bits += _TABLE_BITS * (bool(row_keys.size) + bool(col_keys.size))
+        params = replace(pair.plain, bounds=bounds, row_keys=kind[0], col_keys=kind[1])
+        bits += float(counts.sum(axis=0) @ params.extra_bits())
+        if best is None or bits / 8 < best.size:
+            best = ExactPlan(params, row_keys, col_keys, counts, bits / 8)
+    assert best is not None
+    return best
+
+
+def _pair(before: TensorData, target: TensorData, cols: int, encoder: Encoder) -> UlpPair:
+    view = (target.data.size // (FLOAT_WIDTHS[target.dtype] * cols), cols)
+    return UlpPair(replace(before, shape=view), replace(target, shape=view), encoder)
 
 
 def _candidates(rows: int, cols: int) -> list[Kinds]:
@@ -135,32 +165,37 @@ def _group(counts: Counts) -> tuple[tuple[int, ...], float]:
     """
     present = np.flatnonzero(counts.any(axis=1))
     matrix = counts[np.ix_(present, counts.any(axis=0))].astype(np.float64)
-    parts: list[Histogram] = list(matrix)
-    firsts = [int(context) for context in present]
-    costs = _table_costs(matrix).tolist()
-    gains = (np.array(costs[:-1]) + np.array(costs[1:]) - _table_costs(matrix[:-1] + matrix[1:])).tolist()
-    while gains and (max(gains) > 0 or len(parts) > _MAX_GROUPS):
-        best = int(np.argmax(gains))
-        parts[best] = parts[best] + parts[best + 1]
-        costs[best] = _table_cost(parts[best])
-        del parts[best + 1], costs[best + 1], firsts[best + 1], gains[best]
-        for i in (best - 1, best):
-            if 0 <= i < len(gains):
-                gains[i] = costs[i] + costs[i + 1] - _table_cost(parts[i] + parts[i + 1])
-    return tuple(firsts[1:]), sum(costs)
+    firsts, costs = present, _table_costs(matrix)
+    gains = _gains(matrix, costs, np.arange(len(matrix) - 1))
+    while gains.size and (gains.max() > 0 or firsts.size > _MAX_GROUPS):
+        # All pairs that gain more than those beside them, at a time.
+        around = np.pad(gains, 1, constant_values=-np.inf)
+        merged = np.flatnonzero((gains > 0) & (gains > around[:-2]) & (gains >= around[2:]))
+        if not merged.size:
+            merged = np.array([np.argmax(gains)])
+        matrix[merged] += matrix[merged + 1]
+        costs[merged] += costs[merged + 1] - gains[merged]
+        merged_places = merged - np.arange(merged.size)
+        matrix, costs = np.delete(matrix, merged + 1, axis=0), np.delete(costs, merged + 1)
+        firsts, gains = np.delete(firsts, merged + 1), np.delete(gains, merged)
+        beside = np.unique(np.concatenate([merged_places - 1, merged_places]))
+        beside = beside[(beside >= 0) & (beside < gains.size)]
+        gains[beside] = _gains(matrix, costs, beside)
+    return tuple(firsts[1:].tolist()), float(costs.sum())
+
+
+def _gains(matrix: Histogram, costs: Histogram, firsts: npt.NDArray[np.intp]) -> Histogram:
+    """Bits that merging each of these groups with the next one saves."""
+    gains: Histogram = costs[firsts] + costs[firsts + 1] - _table_costs(matrix[firsts] + matrix[firsts + 1])
+    return gains
 
 
 def _table_costs(counts: Histogram) -> Histogram:
     """Bits of each group, from its row of counts."""
     totals = counts.sum(axis=1)
-    logarithms = np.log2(counts, out=np.zeros_like(counts), where=counts > 0)
-    bits = totals * np.log2(np.maximum(totals, 1)) - (counts * logarithms).sum(axis=1)
+    bits = totals * np.log2(np.maximum(totals, 1)) - (counts * np.log2(np.maximum(counts, 1))).sum(axis=1)
     costs: Histogram = bits + _TABLE_BITS + _SYMBOL_BITS * np.count_nonzero(counts, axis=1)
     return costs
-
-
-def _table_cost(counts: Histogram) -> float:
-    return float(_table_costs(counts[None])[0])
 
 
 def _entropy_bits(counts: npt.NDArray[Any]) -> float:

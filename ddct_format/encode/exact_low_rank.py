@@ -6,7 +6,7 @@ more than that from every residual.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ CHEAP_RANKS = 64
 _PATCH = 32
 _RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _LARGEST_FACTOR = 127
+_PRICED_ROWS = 1024
+"""Tell what all factors of a term cost."""
 _SIDE_BITS = 120
 """What a term costs beside the entropy of its factors."""
 
@@ -55,25 +57,27 @@ def encode_low_rank(factors: Factors, power: int, unit_counts: UnitCounts) -> En
         ratios = 2 * np.pi * np.e * variance / np.square(np.maximum(units, 1e-18), dtype=np.float64)
         return float(np.sum(counts * 0.5 * np.log2(1 + ratios)))
 
-    best_bits, best = exact_bits(energy), 0
-    terms: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]] | None = None
+    sides = (_Side.of(left * strengths), _Side.of(right * strengths))
+    best_bits, best, steps = exact_bits(energy), 0, np.empty(0, dtype=np.float32)
     worse = 0
     for rank in _RANKS:
         if rank >= strengths.size:
             break
-        remaining = energy - float(np.square(strengths[:rank], dtype=np.float64).sum())
-        quantised = _quantise(left[:, :rank], strengths[:rank], right[:, :rank], max(remaining, energy * 1e-9))
-        remaining += _noise(strengths[:rank], left[:, :rank], right[:, :rank], quantised)
-        bits = exact_bits(remaining) + _factor_bits(quantised[0]) + _factor_bits(quantised[1])
+        squares = np.square(strengths[:rank], dtype=np.float64)
+        remaining = energy - float(squares.sum())
+        found = _steps(sides, rank, np.sqrt(12 * max(remaining, energy * 1e-9) / (rows * cols)))
+        # Both sides are rounded; a term is never worse than none.
+        remaining += float(np.minimum(np.square(found, dtype=np.float64) * ((rows + cols) / 12), squares).sum())
+        bits = exact_bits(remaining) + sum(side.bits(found) for side in sides)
         if bits < best_bits:
-            best_bits, best, terms, worse = bits, rank, quantised, 0
+            best_bits, best, steps, worse = bits, rank, found, 0
         else:
             worse += 1
             if worse == 3:
                 break
-    if terms is None:
+    if not best:
         return None
-    left_q, right_q, weights = terms
+    left_q, right_q, weights = _quantise(left[:, :best], strengths[:best], right[:, :best], steps)
     # As fine as the largest multiplier and their sum allow; each may be rounded up by a half.
     scale = max(float(weights.max()) / (2**16 - 1), float(weights.sum()) / (MAX_MULTIPLIER_SUM - best))
     if scale == 0:
@@ -81,8 +85,8 @@ def encode_low_rank(factors: Factors, power: int, unit_counts: UnitCounts) -> En
     multipliers = np.rint(weights / scale).astype("<u2")
     params = DctqParams(PatchGrid(rows, cols, _PATCH), "none", "levels", ((0,),), rank=best)
     scales = np.array([0.0, np.ldexp(scale, power)], dtype="<f4")
-    sides = [*terms_of(left_q.astype(np.int8)), *terms_of(right_q.astype(np.int8))]
-    return EncodedDelta(params, [scales.view(np.uint8), multipliers.view(np.uint8), *sides], [])
+    terms = [*terms_of(left_q.astype(np.int8)), *terms_of(right_q.astype(np.int8))]
+    return EncodedDelta(params, [scales.view(np.uint8), multipliers.view(np.uint8), *terms], [])
 
 
 def take_rows(encoded: EncodedDelta, rows: npt.NDArray[np.int64]) -> EncodedDelta:
@@ -94,43 +98,50 @@ def take_rows(encoded: EncodedDelta, rows: npt.NDArray[np.int64]) -> EncodedDelt
     return EncodedDelta(replace(params, grid=grid), [scales, multipliers, *(term[rows] for term in left), *right], [])
 
 
-def _quantise(
-    left: npt.NDArray[np.float32], strengths: npt.NDArray[np.float32], right: npt.NDArray[np.float32], remaining: float
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Integer factors and the weight of each term.
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The factors of one side, times their strengths.
 
-    A factor's bits balance the residual's where its step, times the strength, is √12 of the residual's deviation.
+    Attributes:
+        largest: float32 [k], magnitudes.
+        sample: float32 [some, k], of the rows.
+        rows: how many there are.
     """
-    step = np.sqrt(12 * remaining / (left.shape[0] * right.shape[0]))
-    left_scaled, right_scaled = left * strengths, right * strengths
-    least = np.maximum(np.abs(left_scaled).max(axis=0), np.abs(right_scaled).max(axis=0)) / _LARGEST_FACTOR
-    steps = np.maximum(least, np.float32(step))
-    left_q, right_q = np.rint(left_scaled / steps), np.rint(right_scaled / steps)
+
+    largest: npt.NDArray[np.float32]
+    sample: npt.NDArray[np.float32]
+    rows: int
+
+    @classmethod
+    def of(cls, scaled: npt.NDArray[np.float32]) -> _Side:
+        return cls(np.abs(scaled).max(axis=0), scaled[:: max(1, len(scaled) // _PRICED_ROWS)], len(scaled))
+
+    def bits(self, steps: npt.NDArray[np.float32]) -> float:
+        """What the factors of so many terms take, rounded to these steps."""
+        symbols = np.rint(self.sample[:, : steps.size] / steps).astype(np.int64) + _LARGEST_FACTOR
+        symbols += np.arange(steps.size) * (2 * _LARGEST_FACTOR + 1)
+        counts = np.bincount(symbols.reshape(-1))
+        used = counts[counts > 0]
+        bits = len(symbols) * steps.size * np.log2(len(symbols)) - float(np.sum(used * np.log2(used)))
+        return float(_SIDE_BITS * steps.size + bits * self.rows / len(symbols))
+
+
+def _steps(sides: tuple[_Side, _Side], rank: int, step: float) -> npt.NDArray[np.float32]:
+    """Of each term: where its step, times the strength, is √12 of the residual's deviation, bits are in balance."""
+    least = np.maximum(*(side.largest[:rank] for side in sides)) / _LARGEST_FACTOR
+    steps: npt.NDArray[np.float32] = np.maximum(least, np.float32(step))
+    return steps
+
+
+def _quantise(
+    left: npt.NDArray[np.float32],
+    strengths: npt.NDArray[np.float32],
+    right: npt.NDArray[np.float32],
+    steps: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Integer factors and the weight of each term."""
+    left_q, right_q = np.rint(left * (strengths / steps)), np.rint(right * (strengths / steps))
     along = (left_q * left).sum(axis=0) * (right_q * right).sum(axis=0)
     norms = np.square(left_q).sum(axis=0) * np.square(right_q).sum(axis=0)
     weights = strengths * np.divide(along, norms, out=np.zeros_like(along), where=norms > 0)
     return left_q, right_q, np.maximum(weights, 0).astype(np.float64)
-
-
-def _noise(
-    strengths: npt.NDArray[np.float32],
-    left: npt.NDArray[np.float32],
-    right: npt.NDArray[np.float32],
-    quantised: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]],
-) -> float:
-    """Energy of (product of these terms − its quantised form), by way of the small Gram matrices."""
-    left_q, right_q, weights = quantised
-    scaled = left_q * weights.astype(np.float32)
-    own = float(np.square(strengths, dtype=np.float64).sum())
-    cross = float((((left * strengths).T @ scaled) * (right.T @ right_q)).sum(dtype=np.float64))
-    coded = float(((scaled.T @ scaled) * (right_q.T @ right_q)).sum(dtype=np.float64))
-    return max(own - 2 * cross + coded, 0.0)
-
-
-def _factor_bits(factors: npt.NDArray[np.float32]) -> float:
-    total = float(_SIDE_BITS * factors.shape[1])
-    for column in factors.T:
-        counts = np.bincount((column + _LARGEST_FACTOR).astype(np.int64))
-        used = counts[counts > 0]
-        total -= float(np.sum(used * np.log2(used / column.size)))
-    return total

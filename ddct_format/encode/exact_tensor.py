@@ -14,7 +14,7 @@ from ..container.dtypes import DTYPE_BITS
 from ..container.zstd_frame import compress
 from .blocks import share_blocks
 from .delta import EncodedDelta
-from .exact import Kinds, encode_exact
+from .exact import Kinds, encode_exact, plan_exact
 from .exact_low_rank import CHEAP_RANKS, MOST_RANKS, UnitCounts, encode_low_rank, take_rows
 from .factors import factorise
 from .pair import Pair, TensorData
@@ -29,15 +29,16 @@ _SMALLEST_SIDE = 16
 """A narrower matrix has no low-rank part to speak of."""
 _FRACTION_BITS = {"BF16": 7, "F16": 10, "F32": 23}
 
-_WHOLE = 1 << 22
+_WHOLE = 1 << 20
 """Weights, up to which both ways are tried on the whole tensor; beyond it a sample of rows decides."""
 _SAMPLE_ROWS = 64
 _SAMPLE_WEIGHTS = 1 << 18
 _SURELY_SMALLER = 0.6
 """Of the tensor's own bytes: no floating-point tensor is compressed so far without its base."""
+_CARRIED_PIECES, _CARRIED_PIECE = 8, 1 << 16
+"""So many pieces of so many weights tell how far a tensor is compressed without its base."""
 _LARGEST_POWER = 120
 
-Layers = tuple[EncodedLayer, ...]
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -60,7 +61,8 @@ def encode_exactly(
         assert result is not None
         if lossy.layers[-1].digest == target_digest:
             return lossy
-        exact, _ = _exact_layer(decoded(result, target, workspace), target, cols, target_digest, backend, workspace)
+        params, sections = encode_exact(decoded(result, target, workspace), target, cols, backend, workspace)
+        exact = EncodedLayer(ulp.NAME, params.as_json(), sections, target_digest)
         return EncodedTensor("add", (*lossy.layers, exact), energy=lossy.energy)
     if base is None or not float_pair(base, target) or not target.data.size:
         return carry(target, target_digest, workspace)
@@ -75,16 +77,21 @@ def encode_exactly(
         sample = spread_rows(pair.rows, max(_SAMPLE_ROWS, _SAMPLE_WEIGHTS // cols), 1)
         plain, kinds = _decide(pair.take(sample), pair.rows / sample.size, predicted, sample, backend, workspace)
         predicted = None if plain else predicted
-    layers, size = _predicted_layers(pair, predicted, kinds, target_digest, backend, workspace)
-    if not layers or kinds is None:
-        alone, alone_size = _exact_layer(base, target, cols, target_digest, backend, workspace, kinds)
-        if not layers or alone_size <= size:
-            layers, size = (alone,), alone_size
-    if pair.elements > _WHOLE:
-        worth = size < _SURELY_SMALLER * target.data.size
-    else:
-        worth = size < _stored_size(carry(target, target_digest, workspace).layers[0].sections)
-    return EncodedTensor("add", layers, energy=energy) if worth else carry(target, target_digest, workspace)
+    first = _first_layer(pair, predicted, backend, workspace)
+    before, plan = base, None
+    if first is not None:
+        before = _after(first, target, workspace)
+        plan = plan_exact(before, target, cols, backend, kinds=kinds)
+        size = plan.size + _stored_size(first.sections)
+    if first is None or kinds is None:
+        alone = plan_exact(base, target, cols, backend, kinds=kinds)
+        if plan is None or alone.size <= size:
+            first, before, plan, size = None, base, alone, alone.size
+    if size >= _SURELY_SMALLER * target.data.size and size >= _carried_size(target):
+        return carry(target, target_digest, workspace)
+    params, sections = encode_exact(before, target, cols, backend, workspace, plan=plan)
+    exact = EncodedLayer(ulp.NAME, params.as_json(), sections, target_digest)
+    return EncodedTensor("add", (exact,) if first is None else (first, exact), energy=energy)
 
 
 def _decide(
@@ -96,70 +103,34 @@ def _decide(
     workspace: Workspace,
 ) -> tuple[bool, Kinds]:
     """From a sample: whether the exact layer does better without the prediction, and which keys it should have."""
-    target, cols = sample.target, sample.cols
-    params, _, size = encode_exact(sample.base.data, sample.base.dtype, target.data, target.dtype, cols, backend)
-    best = (size * weight, True, (params.row_keys, params.col_keys))
-    if predicted is not None:
-        applied = apply_delta(sample, take_rows(predicted, rows), backend, workspace)
-        if applied is not None and applied[0].result is not None:
-            before = applied[0].result
-            params, _, size = encode_exact(before, target.dtype, target.data, target.dtype, cols, backend)
-            together = size * weight + _stored_size(share_blocks(predicted.sections))
-            best = min(best, (together, False, (params.row_keys, params.col_keys)))
-    return best[1], best[2]
+    alone = plan_exact(sample.base, sample.target, sample.cols, backend)
+    part = None if predicted is None else take_rows(predicted, rows)
+    first = _first_layer(sample, part, backend, workspace)
+    if predicted is not None and first is not None:
+        after = plan_exact(_after(first, sample.target, workspace), sample.target, sample.cols, backend)
+        if after.size * weight + _stored_size(share_blocks(predicted.sections)) < alone.size * weight:
+            return False, after.kinds
+    return True, alone.kinds
 
 
-def _predicted_layers(
-    pair: Pair,
-    predicted: EncodedDelta | None,
-    kinds: Kinds | None,
-    digest: str,
-    backend: Backend,
-    workspace: Workspace,
-) -> tuple[Layers, float]:
-    """The low-rank layer and an exact one on top, and about how many bytes they take; none if there is none."""
-    if predicted is None:
-        return (), 0.0
-    applied = apply_delta(pair, predicted, backend, workspace)
-    if applied is None or applied[0].result is None:
-        return (), 0.0
-    lossy, target = applied[0], pair.target
-    assert lossy.result is not None
-    before = decoded(lossy.result, target, workspace)
-    exact, size = _exact_layer(before, target, pair.cols, digest, backend, workspace, kinds)
-    return (lossy, exact), size + _stored_size(lossy.sections)
+def _first_layer(
+    pair: Pair, predicted: EncodedDelta | None, backend: Backend, workspace: Workspace
+) -> EncodedLayer | None:
+    """The low-rank layer with its result; None if there is none, or it leads beyond the type's range."""
+    applied = None if predicted is None else apply_delta(pair, predicted, backend, workspace)
+    return None if applied is None else applied[0]
 
 
-def _exact_layer(
-    before: TensorData,
-    target: TensorData,
-    cols: int,
-    digest: str,
-    backend: Backend,
-    workspace: Workspace,
-    kinds: Kinds | None = None,
-) -> tuple[EncodedLayer, float]:
-    """The exact layer and about how many bytes it takes."""
-    params, sections, size = encode_exact(
-        before.data,
-        before.dtype,
-        target.data,
-        target.dtype,
-        cols,
-        backend,
-        release=target.release,
-        release_before=before.release,
-        workspace=workspace,
-        kinds=kinds,
-    )
-    return EncodedLayer(ulp.NAME, params.as_json(), sections, digest), size
+def _after(layer: EncodedLayer, target: TensorData, workspace: Workspace) -> TensorData:
+    assert layer.result is not None
+    return decoded(layer.result, target, workspace)
 
 
 def _low_rank(pair: Pair, largest: float, backend: Backend, workspace: Workspace) -> EncodedDelta | None:
     power = int(np.frexp(largest)[1])
     if not -_LARGEST_POWER < power < _LARGEST_POWER:
         return None
-    factors = factorise(pair, 2.0**-power, backend, workspace, MOST_RANKS, CHEAP_RANKS)
+    factors = factorise(pair, 2.0**-power, backend, workspace, MOST_RANKS, CHEAP_RANKS, whole=_WHOLE)
     return encode_low_rank(factors, power, _count_units(pair))
 
 
@@ -182,6 +153,17 @@ def _columns(shape: tuple[int, ...]) -> int:
         if cols >= _SMALLEST_SIDE:
             return cols
     return prod(shape)
+
+
+def _carried_size(target: TensorData) -> float:
+    """About what the tensor's own bytes take, in byte planes: from some pieces of them."""
+    width = DTYPE_BITS[target.dtype] // 8
+    elements = target.data.reshape(-1, width)
+    starts = np.unique(np.linspace(0, max(len(elements) - _CARRIED_PIECE, 0), _CARRIED_PIECES).astype(np.int64))
+    pieces = [elements[start : start + _CARRIED_PIECE] for start in starts]
+    size = sum(len(compress(np.ascontiguousarray(plane))) for piece in pieces for plane in piece.T)
+    target.release(0, target.data.size)
+    return size * target.data.size / sum(piece.size for piece in pieces)
 
 
 def _stored_size(sections: list[npt.NDArray[np.uint8]]) -> int:

@@ -73,17 +73,20 @@ def factorise(
     workspace: Workspace,
     limit: int = RANK_LIMIT,
     large_limit: int = _LARGE_LIMIT,
+    whole: int = _WHOLE,
 ) -> Factors:
     """Randomised singular value decomposition with a fixed seed (Halko, Martinsson, Tropp 2011).
 
     Args:
         scale: what the delta is multiplied with first, so that its values can be squared.
         limit, large_limit: at most so many terms, of a matrix that is decomposed as a whole and of a larger one.
+        whole: weights of the former at most, and of a sample of the latter, where that has rows enough for the terms.
     """
-    if pair.elements <= _WHOLE:
+    if pair.elements <= whole:
         vectors, _ = _directions(pair, scale, encoder, workspace, limit + _OVERSAMPLING)
     else:
-        rows = min(_SAMPLE_ROWS, max(_SAMPLE_WEIGHTS // pair.cols, 1))
+        wanted = min(_SAMPLE_WEIGHTS, max(whole, 4 * large_limit * pair.cols))
+        rows = min(_SAMPLE_ROWS, max(wanted // pair.cols, 1))
         sample = pair.take(spread_rows(pair.rows, rows, 1))
         vectors, found = _directions(sample, scale, encoder, workspace, large_limit + _OVERSAMPLING)
         vectors = np.ascontiguousarray(vectors[:, : found + _SPARE])

@@ -11,15 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddct_format.backends.native_encoder import NativeEncoder
 from ddct_format.codec.floats import float32_from_bytes, float32_to_bytes
 from ddct_format.codec.ulp import UlpParams, apply_ulp, predict, residual_symbols, write_extra_bits
 from ddct_format.container.payload import store_payload
-from ddct_format.encode.exact import encode_exact
 from ddct_format.errors import InvalidError
 
 from .layers import base_bytes
-from .ulp_pairs import pairs
+from .ulp_pairs import encoded, pairs
 
 WIDTH = {"BF16": 2, "F16": 2, "F32": 4}
 DTYPES = sorted(WIDTH)
@@ -28,7 +26,7 @@ Bytes = npt.NDArray[np.uint8]
 
 def round_trip(before: Bytes, before_dtype: str, target: Bytes, dtype: str, cols: int) -> tuple[UlpParams, int]:
     """Encode, decode and compare; the parameters and the payload's size."""
-    params, sections, _ = encode_exact(before, before_dtype, target, dtype, cols, NativeEncoder())
+    params, sections = encoded(before, before_dtype, target, dtype, cols)
     payload = np.concatenate(sections)
     assert UlpParams.parse(params.as_json(), target.size // WIDTH[dtype], dtype) == params
     smallest, largest = params.size_bounds()
@@ -92,7 +90,7 @@ def test_the_alphabets_of_the_text(dtype: str, shift: int, alphabet: int) -> Non
 def test_another_base_type_is_rounded_to_the_targets_first() -> None:
     before = base_bytes(500, "F32", 3, finite=False)
     rounded = float32_to_bytes(float32_from_bytes(before, "F32"), "BF16")
-    params, sections, _ = encode_exact(before, "F32", rounded, "BF16", 10, NativeEncoder())
+    params, sections = encoded(before, "F32", rounded, "BF16", 10)
     assert sum(section.size for section in sections) < 40
     assert np.array_equal(apply_ulp(params, np.concatenate(sections), before, "F32"), rounded)
 
@@ -113,7 +111,7 @@ def test_a_sparse_step_costs_little() -> None:
     target = (before.view("<u2") + np.where(changed, random.choice([1, 65535], 1 << 18), 0).astype("<u2")).view(
         np.uint8
     )
-    params, sections, _ = encode_exact(before, "BF16", target, "BF16", 512, NativeEncoder())
+    params, sections = encoded(before, "BF16", target, "BF16", 512)
     assert params.sparse
     assert 8 * store_payload(sections, 65536).stored_size / (1 << 18) < 0.18
     assert np.array_equal(apply_ulp(params, np.concatenate(sections), before, "BF16"), target)
@@ -181,7 +179,7 @@ def test_a_damaged_payload_gives_a_tensor_or_invalid_and_nothing_else(
     pair: tuple[Bytes, str, Bytes, str, int], data: st.DataObject
 ) -> None:
     before, before_dtype, target, dtype, cols = pair
-    params, sections, _ = encode_exact(before, before_dtype, target, dtype, cols, NativeEncoder())
+    params, sections = encoded(before, before_dtype, target, dtype, cols)
     payload = np.concatenate(sections)
     for _ in range(data.draw(st.integers(1, 4))):
         payload[data.draw(st.integers(0, payload.size - 1))] = data.draw(st.integers(0, 255))

@@ -6,15 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from codec.layers import base_bytes
-from codec.ulp_pairs import pairs
+from codec.ulp_pairs import encoded, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddct_format.backends import get_backend
-from ddct_format.backends.native_encoder import NativeEncoder
 from ddct_format.codec.floats import FLOAT_WIDTHS
 from ddct_format.codec.ulp import UlpParams
-from ddct_format.encode.exact import encode_exact
 from ddct_format.errors import InvalidError
 from parity.paths import CORE_PATHS, computing_by
 
@@ -39,7 +37,7 @@ def decoded(path: str, params: UlpParams, payload: Bytes, before: Bytes, before_
 @given(pairs(), st.data())
 def test_damaged_or_not_all_agree(path: str, pair: Pair, data: st.DataObject) -> None:
     before, before_dtype, target, dtype, cols = pair
-    params, sections, _ = encode_exact(before, before_dtype, target, dtype, cols, NativeEncoder())
+    params, sections = encoded(before, before_dtype, target, dtype, cols)
     payload = np.concatenate(sections)
     assert decoded(path, params, payload, before, before_dtype) == target.tobytes()
     for _ in range(data.draw(st.integers(1, 3))):
@@ -54,7 +52,7 @@ def test_damaged_or_not_all_agree(path: str, pair: Pair, data: st.DataObject) ->
 @given(pairs(), st.integers(0, 3))
 def test_a_tensor_is_changed_in_place_at_any_alignment(path: str, pair: Pair, offset: int) -> None:
     before, before_dtype, target, dtype, cols = pair
-    params, sections, _ = encode_exact(before, before_dtype, target, dtype, cols, NativeEncoder())
+    params, sections = encoded(before, before_dtype, target, dtype, cols)
     memory = np.full(target.size + 8, 0xA5, dtype=np.uint8)
     out = memory[offset : offset + target.size]
     if before_dtype == dtype:
@@ -73,7 +71,7 @@ def test_a_tensor_of_several_bands(path: str) -> None:
     before = base_bytes(3000 * 1500, "BF16", 0, finite=True)
     moves = np.rint(random.standard_cauchy(before.size // 2)).clip(-2000, 2000).astype(np.int64)
     target = (before.view("<u2") + moves).astype("<u2").view(np.uint8)
-    params, sections, _ = encode_exact(before, "BF16", target, "BF16", 1500, NativeEncoder())
+    params, sections = encoded(before, "BF16", target, "BF16", 1500)
     out = np.empty_like(target)
     with computing_by(path):
         counts = list(get_backend("cpu").apply_ulp_bands(params, np.concatenate(sections), before, "BF16", out))
