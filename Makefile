@@ -10,7 +10,7 @@ demo: $(READY)
 	$(VENV)/bin/python examples/demo.py
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n auto $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
