@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from ddct_format.errors import BaseMismatchError, CheckpointError, DdctError, StorageError
 
 from .listing import Listing, list_checkpoint
-from .priority import limit_memory, lower_priority
+from .priority import be_last_in_line, limit_memory
 
 if TYPE_CHECKING:
     from ddct_format import Checkpoint, PackReport
@@ -65,7 +65,7 @@ def _die_with_parent() -> None:
 
 
 def _run(job: Mapping[str, Any]) -> dict[str, object]:
-    lower_priority(job["nice"])
+    be_last_in_line(job["nice"])
     try:
         if job["job"] == "pack":
             return run_pack(job)

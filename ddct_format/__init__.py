@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint, open_checkpoint
     from .hub import Hub, open_hub, pull, push
     from .integrations.live import AppliedArchive, apply
+    from .niceness import lower_priority
     from .pipeline.archive import Archive, open_archive
     from .pipeline.many import PackOutcome, pack_many
     from .pipeline.pack import PackReport, pack
@@ -35,6 +36,7 @@ __all__ = [
     "VerifyReport",
     "apply",
     "errors",
+    "lower_priority",
     "open_archive",
     "open_checkpoint",
     "open_hub",
@@ -56,6 +58,7 @@ _HOME = {
     "UnpackReport": "pipeline.unpack",
     "VerifyReport": "pipeline.verify",
     "apply": "integrations.live",
+    "lower_priority": "niceness",
     "open_archive": "pipeline.archive",
     "open_checkpoint": "checkpoint",
     "open_hub": "hub",

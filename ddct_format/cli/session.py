@@ -13,19 +13,15 @@ import os
 import signal
 import sys
 import threading
-import time
-from pathlib import Path
 from typing import NoReturn
+
+from ..niceness import lower_priority, sessions_share
 
 __all__ = ["be_nice"]
 
-_ENABLED = Path("/proc/sys/kernel/sched_autogroup_enabled")
-_AUTOGROUP = Path("/proc/self/autogroup")
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _ALL = {*_PASSED_ON, signal.SIGTSTP, signal.SIGCONT}
 _PR_SET_PDEATHSIG = 1
-_TRIES, _PAUSE = 5, 0.1
-"""The kernel takes one change in a tenth of a second, of all processes."""
 
 
 def be_nice(value: int) -> None:
@@ -33,26 +29,9 @@ def be_nice(value: int) -> None:
 
     Returns in the process that goes on, which may be another one. To be called before there are other threads.
     """
-    niceness = os.nice(value)
-    if not value or not _sessions_share() or threading.active_count() > 1:
-        return
-    if os.getsid(0) != os.getpid():
+    if value and sessions_share() and threading.active_count() == 1 and os.getsid(0) != os.getpid():
         _go_on_in_a_session()
-    for _ in range(_TRIES):
-        try:
-            _AUTOGROUP.write_text(str(niceness))
-            return
-        except BlockingIOError:
-            time.sleep(_PAUSE)
-        except OSError:
-            return
-
-
-def _sessions_share() -> bool:
-    try:
-        return sys.platform == "linux" and _ENABLED.read_text().strip() == "1" and _AUTOGROUP.exists()
-    except OSError:
-        return False
+    lower_priority(value)
 
 
 def _go_on_in_a_session() -> None:

@@ -117,8 +117,8 @@ def test_a_worker_has_the_configured_threads_and_sees_no_gpu(world: World) -> No
 def test_a_worker_is_last_in_line_for_processor_and_disk_and_cannot_exceed_its_memory() -> None:
     program = """
 import ctypes, os, platform
-from ddct_daemon.priority import limit_memory, lower_priority
-lower_priority(7)
+from ddct_daemon.priority import be_last_in_line, limit_memory
+be_last_in_line(7)
 limit_memory(1_000_000_000)
 ioprio = ctypes.CDLL(None).syscall({"x86_64": 252, "aarch64": 31}[platform.machine()], 1, 0)
 try:
@@ -136,7 +136,7 @@ except MemoryError:
 def test_a_worker_is_last_in_line_among_sessions_too_but_lowers_no_session_of_others(
     own_session: bool, niceness: str
 ) -> None:
-    lower = "from ddct_daemon.priority import lower_priority; lower_priority(7)"
+    lower = "from ddct_daemon.priority import be_last_in_line; be_last_in_line(7)"
     program = f"{lower}; print(open('/proc/self/autogroup').read())"
     if not own_session:
         program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}], check=True)"
