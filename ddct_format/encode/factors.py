@@ -27,6 +27,8 @@ _LARGE_LIMIT = 32
 _NOISE_EDGE = 1.1
 """Singular values of a sample that are not above those of noise by so much stand for nothing that could be sent."""
 _SPARE = 4
+_BAND_WEIGHTS = 1 << 21
+"""Of a band: each has sums of its own, as large as the vectors."""
 
 Matrix = npt.NDArray[np.float32]
 
@@ -105,7 +107,7 @@ def _power(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, vec
     projected = np.empty((pair.rows, vectors.shape[1]), dtype=np.float32)
     row_squares = np.empty(pair.rows)
     returned, col_squares = np.zeros(vectors.shape, dtype=np.float32), np.zeros(pair.cols)
-    spans = pair.spans(encoder.band_weights)
+    spans = pair.spans(max(encoder.band_weights, _BAND_WEIGHTS))
     for span, part in zip(spans, workspace.spread(step, spans), strict=True):
         projected[slice(*span)], row_squares[slice(*span)] = part.projected, part.row_squares
         returned += part.returned

@@ -17,7 +17,8 @@ __all__ = ["Forecast", "Goal"]
 
 _BITS_WINDOW = (0.985, 0.997)
 _BITS_MISSED = (0.98, 0.9995)
-"""Never above the target, with a little for what the metadata may take beyond the forecast."""
+_SPARE_BYTES = 96
+"""Never above the target, with a little for what the metadata may take beyond the forecast; more in small models."""
 _ERROR_MISSED = (0.95, 1.0)
 _CHECKPOINTS = (0.5, 0.85)
 """Shares of the model's bytes after which the forecast is compared."""
@@ -81,6 +82,7 @@ class Forecast:
             items = [self._done[name] for name in goal.names]
             if goal.in_bytes:
                 found, (low, high), slope = float(sum(item.stored for item in items)), _BITS_MISSED, -_BITS_SLOPE
+                high = min(high, 1 - _SPARE_BYTES / goal.target)
                 for name in goal.names:
                     self._expected[name] = self._done[name].stored
             else:

@@ -45,6 +45,8 @@ static void release_band(band_arguments *given) {
     PyBuffer_Release(&given->target);
 }
 
+enum { POWER_WORK = 1 << 17 }; /* floats */
+
 static bool is_patch(unsigned patch) { return patch == 8 || patch == 16 || patch == 32; }
 
 static uint64_t count_patches(const encode_band *band, unsigned patch) {
@@ -103,14 +105,17 @@ static PyObject *power_band(PyObject *module, PyObject *arguments) {
                   !is_size(&projected, band.rows * stride, 4) || !is_size(&returned, band.cols * stride, 4) ||
                   !is_size(&row_squares, band.rows, 8) || !is_size(&col_squares, band.cols, 8)))
         valid = fail("vectors or a result do not fit the band");
-    if (valid && (work = malloc(8 * (band.cols + (size_t)stride) * sizeof *work)) == NULL) {
+    /* As many rows at a time as half of a second-level cache holds. */
+    size_t group = valid ? POWER_WORK / band.cols / 8 * 8 : 0;
+    group = group < 8 ? 8 : group > 64 ? 64 : group;
+    if (valid && (work = malloc(group * (band.cols + 16 + (size_t)stride) * sizeof *work)) == NULL) {
         PyErr_NoMemory();
         valid = false;
     }
     if (valid) {
         power_result result = {projected.buf, returned.buf, row_squares.buf, col_squares.buf};
         WITHOUT_LOCK(given.target.len,
-                     kernels()->encode->power(&band, scale, (size_t)stride, vectors.buf, work, &result));
+                     kernels()->encode->power(&band, scale, (size_t)stride, vectors.buf, group, work, &result));
     }
     free(work);
     release_band(&given);

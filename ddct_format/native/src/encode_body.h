@@ -175,6 +175,9 @@ static encode_sums encode_delta_sums(const encode_band *band) {
 }
 
 #include "encode_power_body.h"
+#if defined(USE_AVX512) && HAVE_AMX
+#include "encode_amx_body.h"
+#endif
 
 /* A row of patches of the scaled delta, less its low-rank part: patch rows of `stride` floats, padded with zeros. */
 static void residual_rows(const encode_band *band, const quantise_plan *plan, size_t first, float *rows,
@@ -434,19 +437,17 @@ static void encode_patch_energies(const encode_band *band, uint32_t patch, float
 
 #include "encode_affine_body.h"
 
-static const encode_table encode_functions = {
-    .difference = encode_difference,
-    .sums = encode_delta_sums,
-    .power = encode_power,
-    .quantise = encode_quantise,
-    .patch_energies = encode_patch_energies,
-    .affine = encode_affine,
-    .pack_flat = encode_pack_flat,
-    .pack_dense = encode_pack_dense,
-    .count_others = encode_count_others,
-    .pack_runs = encode_pack_runs,
-    .ulp_elements_16 = ulp_elements_16,
-};
+#define ENCODE_FUNCTIONS(POWER)                                                                                     \
+    {                                                                                                               \
+        .difference = encode_difference, .sums = encode_delta_sums, .power = POWER, .quantise = encode_quantise,    \
+        .patch_energies = encode_patch_energies, .affine = encode_affine, .pack_flat = encode_pack_flat,            \
+        .pack_dense = encode_pack_dense, .count_others = encode_count_others, .pack_runs = encode_pack_runs,        \
+        .ulp_elements_16 = ulp_elements_16,                                                                         \
+    }
+static const encode_table encode_functions = ENCODE_FUNCTIONS(encode_power);
+#if defined(USE_AVX512) && HAVE_AMX
+static const encode_table encode_functions_amx = ENCODE_FUNCTIONS(encode_power_amx);
+#endif
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC pop_options

@@ -72,8 +72,9 @@ typedef struct {
 typedef struct encode_table {
     void (*difference)(const encode_band *band, float scale, float *out, double *row_squares, double *col_squares);
     encode_sums (*sums)(const encode_band *band);
-    /* `vectors`: cols x stride, stride a multiple of 16. `work`: 8 * (cols + stride) floats. */
-    void (*power)(const encode_band *band, float scale, size_t stride, const float *vectors, float *work,
+    /* `vectors`: cols x stride, stride a multiple of 16. `work`: group * (cols + 16 + stride) floats, for so many rows at a
+     * time, a multiple of 8. */
+    void (*power)(const encode_band *band, float scale, size_t stride, const float *vectors, size_t group, float *work,
                   power_result *result);
     /* `work`: floats for a row of patches, patch * (cols rounded up to whole patches). */
     void (*quantise)(const encode_band *band, const quantise_plan *plan, float *work, quantise_result *result);

@@ -1,18 +1,22 @@
 /* A power iteration: a band's delta D times some vectors, and the product with its transpose, both from the same few rows
  * of D while they are in the cache; included by encode_body.h, whose rules for floating-point arithmetic it shares. */
 enum { POWER_ROWS = 8, POWER_VECTORS = 3 }; /* sums of so many rows and vectors fit the registers of AVX-512 */
+enum { POWER_BLOCK = 128 };                 /* columns whose vectors, or results, stay in the first-level cache */
 
-/* Columns [0, 16 * vectors) of D.V for POWER_ROWS rows. */
-ALWAYS_INLINE void project_rows(const float *rows, size_t cols, int vectors, const float *from, size_t stride,
-                                float *projected) {
-    floats sums[POWER_ROWS][POWER_VECTORS] = {{{0}}};
-    for (size_t c = 0; c < cols; c++, from += stride) {
+/* The products of POWER_ROWS rows and some columns with 16 * vectors columns of V are added to D.V. */
+ALWAYS_INLINE void project_rows(const float *rows, size_t pitch, size_t count, int vectors, const float *from,
+                                size_t stride, float *projected) {
+    floats sums[POWER_ROWS][POWER_VECTORS];
+    for (int r = 0; r < POWER_ROWS; r++)
+        for (int v = 0; v < vectors; v++)
+            sums[r][v] = load_floats(projected + (size_t)r * stride + v * WIDE);
+    for (size_t c = 0; c < count; c++, from += stride) {
         floats factor[POWER_VECTORS];
         for (int v = 0; v < vectors; v++)
             factor[v] = load_floats(from + v * WIDE);
         for (int r = 0; r < POWER_ROWS; r++)
             for (int v = 0; v < vectors; v++)
-                sums[r][v] += rows[(size_t)r * cols + c] * factor[v];
+                sums[r][v] += rows[(size_t)r * pitch + c] * factor[v];
     }
     for (int r = 0; r < POWER_ROWS; r++)
         for (int v = 0; v < vectors; v++)
@@ -20,29 +24,29 @@ ALWAYS_INLINE void project_rows(const float *rows, size_t cols, int vectors, con
 }
 
 /* D^T times what these rows gave is added to the same columns of the result. */
-ALWAYS_INLINE void return_rows(const float *rows, size_t cols, int vectors, const float *projected, size_t stride,
-                               float *returned) {
+ALWAYS_INLINE void return_rows(const float *rows, size_t pitch, size_t count, int vectors, float *returned,
+                               size_t stride, float *projected) {
     floats factors[POWER_ROWS][POWER_VECTORS];
     for (int r = 0; r < POWER_ROWS; r++)
         for (int v = 0; v < vectors; v++)
             factors[r][v] = load_floats(projected + (size_t)r * stride + v * WIDE);
-    for (size_t c = 0; c < cols; c++, returned += stride)
+    for (size_t c = 0; c < count; c++, returned += stride)
         for (int v = 0; v < vectors; v++) {
             floats sum = load_floats(returned + v * WIDE);
             for (int r = 0; r < POWER_ROWS; r++)
-                sum += rows[(size_t)r * cols + c] * factors[r][v];
+                sum += rows[(size_t)r * pitch + c] * factors[r][v];
             store_floats(returned + v * WIDE, sum);
         }
 }
 
 /* Squares of the rows of the work memory. */
-static void add_squares(const float *rows, size_t cols, double *row_squares, double *col_squares) {
+static void add_squares(const float *rows, size_t cols, size_t pitch, double *row_squares, double *col_squares) {
     floats sums[POWER_ROWS] = {{0}};
     size_t c = 0;
     for (; c + WIDE <= cols; c += WIDE) {
         floats column = {0};
         for (int r = 0; r < POWER_ROWS; r++) {
-            floats value = load_floats(rows + (size_t)r * cols + c), square = value * value;
+            floats value = load_floats(rows + (size_t)r * pitch + c), square = value * value;
             sums[r] += square;
             column += square;
         }
@@ -55,44 +59,58 @@ static void add_squares(const float *rows, size_t cols, double *row_squares, dou
         row_squares[r] = sum_floats(sums[r]);
     for (; c < cols; c++)
         for (int r = 0; r < POWER_ROWS; r++) {
-            double value = (double)rows[(size_t)r * cols + c];
+            double value = (double)rows[(size_t)r * pitch + c];
             row_squares[r] += value * value;
             col_squares[c] += value * value;
         }
 }
 
-static void encode_power(const encode_band *band, float scale, size_t stride, const float *vectors, float *work,
-                         power_result *result) {
-    size_t cols = band->cols;
+/* STEP for a group of rows, block by block of columns. OF_COLUMNS is indexed by columns, `projected` by rows. */
+#define FOR_BLOCKS(STEP, OF_COLUMNS)                                                                                      \
+    for (size_t c = 0; c < cols; c += POWER_BLOCK) {                                                                \
+        size_t count = cols - c < POWER_BLOCK ? cols - c : POWER_BLOCK;                                             \
+        for (size_t k = 0; k < stride; k += POWER_VECTORS * WIDE)                                                   \
+            for (size_t r = 0; r < height; r += POWER_ROWS) {                                                       \
+                const float *rows = work + r * pitch + c;                                                           \
+                switch ((stride - k) / WIDE) {                                                                      \
+                case 1:                                                                                             \
+                    STEP(rows, pitch, count, 1, (OF_COLUMNS) + c * stride + k, stride, projected + r * stride + k);          \
+                    break;                                                                                          \
+                case 2:                                                                                             \
+                    STEP(rows, pitch, count, 2, (OF_COLUMNS) + c * stride + k, stride, projected + r * stride + k);          \
+                    break;                                                                                          \
+                default:                                                                                            \
+                    STEP(rows, pitch, count, 3, (OF_COLUMNS) + c * stride + k, stride, projected + r * stride + k);          \
+                }                                                                                                   \
+            }                                                                                                       \
+    }
+
+static void encode_power(const encode_band *band, float scale, size_t stride, const float *vectors, size_t group,
+                         float *work, power_result *result) {
+    size_t cols = band->cols, pitch = cols + WIDE; /* of work's rows: powers of two would meet in the same cache sets */
+    float *projected = work + group * pitch;
     memset(result->returned, 0, cols * stride * sizeof *result->returned);
     memset(result->col_squares, 0, cols * sizeof *result->col_squares);
-    for (size_t first = 0; first < band->rows; first += POWER_ROWS) {
-        size_t height = band->rows - first < POWER_ROWS ? band->rows - first : POWER_ROWS;
-        for (size_t r = 0; r < height; r++) {
-            float *row = work + r * cols;
+    for (size_t first = 0; first < band->rows; first += group) {
+        size_t filled = band->rows - first < group ? band->rows - first : group;
+        size_t height = (filled + POWER_ROWS - 1) / POWER_ROWS * POWER_ROWS;
+        for (size_t r = 0; r < filled; r++) {
+            float *row = work + r * pitch;
             row_difference(band, first + r, row);
             for (size_t c = 0; c < cols; c++)
                 row[c] *= scale;
         }
-        memset(work + height * cols, 0, (POWER_ROWS - height) * cols * sizeof *work);
-        double squares[POWER_ROWS];
-        add_squares(work, cols, squares, result->col_squares);
-        memcpy(result->row_squares + first, squares, height * sizeof *squares);
-        float *projected = work + POWER_ROWS * cols;
-        for (size_t k = 0; k < stride; k += POWER_VECTORS * WIDE)
-            switch ((stride - k) / WIDE) {
-            case 1:
-                project_rows(work, cols, 1, vectors + k, stride, projected + k);
-                return_rows(work, cols, 1, projected + k, stride, result->returned + k);
-                break;
-            case 2:
-                project_rows(work, cols, 2, vectors + k, stride, projected + k);
-                return_rows(work, cols, 2, projected + k, stride, result->returned + k);
-                break;
-            default:
-                project_rows(work, cols, 3, vectors + k, stride, projected + k);
-                return_rows(work, cols, 3, projected + k, stride, result->returned + k);
-            }
-        memcpy(result->projected + first * stride, projected, height * stride * sizeof *projected);
+        memset(work + filled * pitch, 0, (height - filled) * pitch * sizeof *work);
+        memset(projected, 0, height * stride * sizeof *projected);
+        for (size_t r = 0; r < height; r += POWER_ROWS) {
+            double squares[POWER_ROWS];
+            add_squares(work + r * pitch, cols, pitch, squares, result->col_squares);
+            memcpy(result->row_squares + first + r, squares,
+                   (filled - r < POWER_ROWS ? filled - r : POWER_ROWS) * sizeof *squares);
+        }
+        FOR_BLOCKS(project_rows, vectors)
+        FOR_BLOCKS(return_rows, result->returned)
+        memcpy(result->projected + first * stride, projected, filled * stride * sizeof *projected);
     }
 }
+#undef FOR_BLOCKS

@@ -4,9 +4,15 @@
 
 #include <string.h>
 
-enum { PORTABLE, AVX2, AVX512, LEVELS };
+#if HAVE_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
-static const char *const names[LEVELS] = {"portable", "avx2", "avx512"};
+enum { PORTABLE, AVX2, AVX512, AMX, LEVELS };
+
+static const char *const names[LEVELS] = {"portable", "avx2", "avx512", "amx"};
 static int chosen = -1; /* set under the interpreter's lock, before any kernel runs */
 
 static bool is_usable(int level) {
@@ -19,8 +25,26 @@ static bool is_usable(int level) {
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 #endif
+#if HAVE_AMX
+    unsigned eax, ebx, ecx, edx;
+    if (level == AMX) /* tiles, and their products of bfloat16 */
+        return is_usable(AVX512) && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx >> 24 & 1 && edx >> 22 & 1;
+#endif
     return level == PORTABLE;
 }
+
+#if HAVE_AMX
+bool tiles_are_permitted(void) {
+    enum { UNKNOWN, PERMITTED, REFUSED, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    static int answer = UNKNOWN; /* all threads get the same */
+    int known = __atomic_load_n(&answer, __ATOMIC_RELAXED);
+    if (known == UNKNOWN) {
+        known = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0 ? PERMITTED : REFUSED;
+        __atomic_store_n(&answer, known, __ATOMIC_RELAXED);
+    }
+    return known == PERMITTED;
+}
+#endif
 
 static int best_level(void) {
     int level = LEVELS - 1;
@@ -35,6 +59,10 @@ const kernel_table *kernels(void) {
         return &kernels_avx2;
     if (chosen == AVX512)
         return &kernels_avx512;
+#endif
+#if HAVE_AMX
+    if (chosen == AMX)
+        return &kernels_amx;
 #endif
     return &kernels_portable;
 }

@@ -17,6 +17,12 @@
 #else
 #define HAVE_X86_LEVELS 0
 #endif
+/* Compilers whose assembler knows the matrix unit. */
+#if HAVE_X86_LEVELS && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define HAVE_AMX 1
+#else
+#define HAVE_AMX 0
+#endif
 
 typedef struct kernel_table {
     /* Do `runs` stay within `count` symbols (section 7.2.5)? Counts the symbols other than 0. */
@@ -43,6 +49,12 @@ typedef struct kernel_table {
 extern const kernel_table kernels_portable;
 #if HAVE_X86_LEVELS
 extern const kernel_table kernels_avx2, kernels_avx512;
+#endif
+#if HAVE_AMX
+extern const kernel_table kernels_amx;
+
+/* May this process use the matrix unit? Asks the operating system, once, when tiles are first needed. */
+bool tiles_are_permitted(void);
 #endif
 
 /* The table for the instruction set in use: the best of this processor, unless a test has chosen another. */

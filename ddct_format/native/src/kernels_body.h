@@ -29,19 +29,19 @@
 
 #if defined(USE_AVX512)
 #include "sha256_body.h"
+#define LEAF_DIGESTS leaf_digests
+#else
+#define LEAF_DIGESTS NULL
 #endif
 
-const kernel_table KERNEL_TABLE = {
-    .sparse_valid = ddct_sparse_valid,
-    .dense_table = ddct_dense_table,
-    .prepare_patches = prepare_patches,
-    .decode_some = decode_some,
-    .ulp_make_code = ddct_ulp_make_code,
-    .ulp_measure = ddct_ulp_measure,
-    .ulp_count_groups = ulp_count_groups,
-    .ulp_decode_some = ulp_decode_some,
-    .encode = &encode_functions,
-#if defined(USE_AVX512)
-    .leaf_digests = leaf_digests,
+#define KERNELS(ENCODE)                                                                                             \
+    {                                                                                                               \
+        .sparse_valid = ddct_sparse_valid, .dense_table = ddct_dense_table, .prepare_patches = prepare_patches,     \
+        .decode_some = decode_some, .ulp_make_code = ddct_ulp_make_code, .ulp_measure = ddct_ulp_measure,           \
+        .ulp_count_groups = ulp_count_groups, .ulp_decode_some = ulp_decode_some, .encode = ENCODE,                 \
+        .leaf_digests = LEAF_DIGESTS,                                                                               \
+    }
+const kernel_table KERNEL_TABLE = KERNELS(&encode_functions);
+#if defined(USE_AVX512) && HAVE_AMX
+const kernel_table kernels_amx = KERNELS(&encode_functions_amx);
 #endif
-};
