@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     Inflate = Callable[[Buffer, Sequence[int], Sequence[int], int, Buffer], bool]
     InflatePayloads = Callable[[int, Buffer, Buffer, Sequence[tuple[int, int, int]], int, Buffer, int], bytes]
+    ReadStored = InflatePayloads
 
 __all__ = ["DEFAULT_BUDGET", "ArchiveReader", "LayerCheck", "OnChunk"]
 
@@ -245,6 +247,35 @@ class ArchiveReader:
         for (name, layer, place), (_, _, size), is_good in zip(wanted, payloads, good, strict=True):
             if not is_good:
                 self.payload_into(name, layer, target[place : place + size])
+
+    def stored_into(
+        self,
+        wanted: Sequence[tuple[str, int, int]],
+        out: Buffer,
+        read: ReadStored,
+        threads: int,
+    ) -> list[array[int] | None]:
+        """Payloads as they are stored, chunk after chunk, into memory of the caller's: checked, but not decompressed.
+
+        Args:
+            wanted: tensor, layer, and where in ``out`` its chunks begin.
+            out: writable, contiguous.
+            read: does all at once, from a file: see ``native/inflate.py``.
+
+        Returns:
+            Of each payload where in the file its chunks begin, and where the last one ends; or None if a chunk is not
+            plainly right, or the source is no file: what is in ``out`` is undefined then.
+        """
+        if not isinstance(self.source, FileSource):
+            return [None] * len(wanted)
+        table, chunk_size, payloads = self._table, self.metadata.chunk_size, []
+        for name, layer, place in wanted:
+            payloads.append((table.layers[layer][name], place, self.tensors[name].layers[layer].size))
+        good = read(self.source.descriptor, table.offsets, table.checksums, payloads, chunk_size, out, threads)
+        return [
+            table.offsets[first : first + chunk_count(size, chunk_size) + 1] if is_good else None
+            for (first, _, size), is_good in zip(payloads, good, strict=True)
+        ]
 
     def payload_pieces(self, name: str, layer: int) -> Iterator[bytes]:
         """The raw payload of a tensor's layer, chunk by chunk in order, each checked. Memory stays at a few MiB.

@@ -4,6 +4,9 @@ Payloads are read, checked and decompressed in groups, by threads of the native 
 interpreter's lock, into pinned memory. Three groups are read at a time, so that there is work for the processor's cores
 while the interpreter hands out the next. There is pinned memory for a few groups, kept for the next archive; a payload
 that is larger than a group has memory of its own for as long, above ``LARGEST_PINNED`` not pinned.
+
+With nvCOMP, chunks are read and checked by these threads but decompressed on the device, and come back to the host,
+where the payloads are looked into as always.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ from ..backends.cuda.part import Part
 from ..codec import dctq
 from ..container.records import TensorRecord
 from ..errors import InvalidError
+from ..native import core
 from ..native.inflate import inflate_payloads
 from ..pipeline.archive import Archive
+from .nvcomp import DeviceInflater
 from .parts import TensorPart
 
 __all__ = ["LARGEST_PINNED", "DeviceDecoder", "Payload"]
@@ -40,17 +45,33 @@ _ALIGNMENT = 64
 class _Placed:
     """A payload's parameters, and where it is put: start and stop, and room for the tables that describe it."""
 
+    device: torch.device
     record: TensorRecord
     params: dctq.DctqParams
     place: tuple[int, int]
     room: int
 
 
+class _Staging:
+    """Memory of the host, pinned unless it is very large, that is kept from use to use."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def sized(self, size: int) -> torch.Tensor:
+        if self._memory.numel() < size or self._memory.numel() > max(size, _GROUP):
+            self._memory = torch.empty(0, dtype=torch.uint8)
+            room = max(size, _GROUP)
+            self._memory = torch.empty(room, dtype=torch.uint8, pin_memory=room <= LARGEST_PINNED)
+        return self._memory
+
+
 class _Slot:
     """Memory for a group of payloads, and the streams on which they are decoded."""
 
     def __init__(self) -> None:
-        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._memory = _Staging()
+        self._stored = _Staging()
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._uploaded: dict[torch.device, torch.cuda.Event] = {}
 
@@ -58,11 +79,11 @@ class _Slot:
         """Memory of the host whose last contents have arrived on the devices."""
         for event in self._uploaded.values():
             event.synchronize()
-        if self._memory.numel() < size or self._memory.numel() > max(size, _GROUP):
-            self._memory = torch.empty(0, dtype=torch.uint8)
-            room = max(size, _GROUP)
-            self._memory = torch.empty(room, dtype=torch.uint8, pin_memory=room <= LARGEST_PINNED)
-        return self._memory
+        return self._memory.sized(size)
+
+    def stored(self, size: int) -> torch.Tensor:
+        """Memory of the host for chunks as they are stored; call :meth:`memory` first."""
+        return self._stored.sized(size)
 
     def stream(self, device: torch.device) -> torch.cuda.Stream:
         if device not in self._streams:
@@ -84,17 +105,23 @@ class DeviceDecoder:
     """Decodes first layers of ``dctq.v1``; a context manager, which begins to read at once.
 
     Args:
-        records: whose first layers :meth:`payloads` will give, in this order.
-        devices: on which there are tensors; what their current streams hold by now comes first, and what follows on
-            them after the block waits for all that was decoded.
+        wanted: records whose first layers :meth:`payloads` will give, in this order, and the device of each. What the
+            devices' current streams hold by now comes first, and what follows on them after the block waits for all
+            that was decoded.
         threads: that read and decompress; each group has half of them.
+        inflater: who decompresses on the device, if it is to be done there.
     """
 
     def __init__(
-        self, archive: Archive, records: Sequence[TensorRecord], devices: set[torch.device], threads: int
+        self,
+        archive: Archive,
+        wanted: Sequence[tuple[TensorRecord, torch.device]],
+        threads: int,
+        inflater: DeviceInflater | None = None,
     ) -> None:
         self._archive = archive
-        self._devices = devices
+        self._inflater = inflater
+        self._devices = devices = {device for _, device in wanted}
         self._threads = -(-threads // 2)
         with _lock:
             self._slots = [_idle.pop() if _idle else _Slot() for _ in range(_SLOTS)]
@@ -102,7 +129,7 @@ class DeviceDecoder:
             started = torch.cuda.current_stream(device).record_event()
             for slot in self._slots:
                 slot.stream(device).wait_event(started)
-        self._groups = _grouped(records)
+        self._groups = _grouped(wanted, by_device=inflater is not None)
         self._reading: deque[tuple[_Slot, Future[list[Payload]]]] = deque()
         self._pool = ThreadPoolExecutor(_READERS)
         for slot in self._slots:
@@ -144,15 +171,43 @@ class DeviceDecoder:
         bytes_of = memory.numpy()
         wanted = [(item.record.name, 0, item.place[0]) for item in group]
         splits = dctq.PayloadSplits([item.params for item in group], [item.place for item in group])
-        inflate = partial(inflate_payloads, splits=splits.buffers)
-        self._archive.reader.payloads_into(wanted, bytes_of, inflate, self._threads)
+        resident = None if self._inflater is None else self._inflate(self._inflater, group, wanted, slot, memory)
+        if resident is None:
+            inflate = partial(inflate_payloads, splits=splits.buffers)
+            self._archive.reader.payloads_into(wanted, bytes_of, inflate, self._threads)
+        elif core is not None:
+            core.split_payloads(bytes_of, splits.buffers)
         payloads = []
         for item, stored in zip(group, splits.results(bytes_of), strict=True):
             if isinstance(stored, InvalidError):
                 raise stored.at(place=self._archive.place, tensor=item.record.name)
             staged = memory[item.place[0] : item.place[1] + item.room]
-            payloads.append(Payload(item.record, item.params, stored, staged, slot))
+            own = None if resident is None else resident[slice(*item.place)]
+            payloads.append(Payload(item.record, item.params, stored, staged, slot, own))
         return payloads
+
+    def _inflate(
+        self,
+        inflater: DeviceInflater,
+        group: Sequence[_Placed],
+        wanted: Sequence[tuple[str, int, int]],
+        slot: _Slot,
+        memory: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """The group's payloads on its device, and in ``memory``, too; None if that was not possible."""
+        device, size = group[0].device, group[-1].place[1]
+        staged = slot.stored(sum(inflater.stored_size(name, layer) for name, layer, _ in wanted))
+        with torch.cuda.device(device), torch.cuda.stream(slot.stream(device)):
+            try:
+                resident = torch.empty(size, dtype=torch.uint8, device=device)
+                if not inflater.inflate(wanted, staged, resident, self._threads):
+                    return None
+                memory[:size].copy_(resident, non_blocking=True)
+                torch.cuda.current_stream().synchronize()
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                return None
+        return resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +216,7 @@ class Payload:
 
     Attributes:
         staged: memory of the host that begins with it and has room for what describes it.
+        resident: the payload on the device, if it is there already.
     """
 
     record: TensorRecord
@@ -168,6 +224,7 @@ class Payload:
     stored: dctq.StoredPayload
     staged: torch.Tensor
     slot: _Slot
+    resident: torch.Tensor | None = None
 
     def stream(self, device: torch.device) -> torch.cuda.Stream:
         """On which it is to be applied to a tensor of ``device``."""
@@ -187,7 +244,11 @@ class Payload:
             staged = torch.empty(plan.upload_size, dtype=torch.uint8)
         plan.write(staged.numpy())
         buffer = torch.empty(plan.size, dtype=torch.uint8, device=base.device)
-        buffer[: plan.upload_size].copy_(staged[: plan.upload_size], non_blocking=True)
+        there = 0
+        if self.resident is not None:
+            there = self.resident.numel()
+            buffer[:there].copy_(self.resident)
+        buffer[there : plan.upload_size].copy_(staged[there : plan.upload_size], non_blocking=True)
         types = (record.base_dtype or record.dtype, record.dtype)
         rectangle = part.matrix(self.params.grid.cols)
         if isinstance(plan, FusedPlan) and (part.whole or rectangle):
@@ -204,16 +265,16 @@ class Payload:
             result.copy_(full_result[part.index])
 
 
-def _grouped(records: Sequence[TensorRecord]) -> Iterator[list[_Placed]]:
+def _grouped(wanted: Sequence[tuple[TensorRecord, torch.device]], *, by_device: bool) -> Iterator[list[_Placed]]:
     group: list[_Placed] = []
     position = 0
-    for record in records:
+    for record, device in wanted:
         params = dctq.DctqParams.parse(record.layers[0].params, record.elements)
         size, room = record.layers[0].size, _room(params)
-        if group and position + size + room > _GROUP:
+        if group and (position + size + room > _GROUP or (by_device and device != group[0].device)):
             yield group
             group, position = [], 0
-        group.append(_Placed(record, params, (position, position + size), room))
+        group.append(_Placed(device, record, params, (position, position + size), room))
         position += -(-(size + room) // _ALIGNMENT) * _ALIGNMENT
     if group:
         yield group

@@ -24,6 +24,7 @@ from .parts import Slices, TensorPart, find_part
 
 if TYPE_CHECKING:
     from .device_decoder import Payload
+    from .nvcomp import DeviceInflater
 
 __all__ = ["AppliedArchive", "Check", "apply"]
 
@@ -83,6 +84,7 @@ def apply(
     verify: Check = True,
     keep_base: str | None = None,
     threads: int | None = None,
+    decompress: Literal["host", "gpu"] = "host",
 ) -> AppliedArchive:
     """Turn the base weights of ``model`` into the fine-tune, in place or into a second buffer.
 
@@ -101,17 +103,24 @@ def apply(
         keep_base: device on which the copies for :meth:`AppliedArchive.revert` are kept; each tensor's own by default,
             and the CPU if that has no memory left.
         threads: workers that read and decompress.
+        decompress: "gpu" lets nvCOMP (``ddct[nvcomp]``) decompress for tensors on CUDA devices, which pays where there
+            are few cores for each GPU. nvCOMP does not survive a malicious file: ``archive`` must be an open one whose
+            file was compared with a digest from somebody trusted (:meth:`Archive.authenticate`).
 
     Raises:
         BaseMismatchError: a tensor is missing, has another type, shape or (with ``check_base``) other contents.
-        ConfigError: slices do not fit, or are to be checked by digests; or ``into`` does not fit.
+        ConfigError: slices do not fit, or are to be checked by digests; or ``into`` does not fit; or the GPU cannot, or
+            must not, decompress.
         UnsupportedError: the fine-tune has tensors of another type than the base's, and they cannot be changed in
             place; or a slice is asked of a tensor with a lossless layer, which needs all of it.
         ArchiveError: the archive is damaged or breaks the specification.
     """
+    if decompress not in ("host", "gpu"):
+        raise ConfigError(f"decompress is {decompress!r}, not host or gpu")
     opened = archive if isinstance(archive, Archive) else open_archive(archive)
     applied = AppliedArchive(opened.content_id)
     try:
+        inflater = _device_inflater(opened) if decompress == "gpu" else None
         with torch.no_grad():
             jobs = _find_jobs(model, opened, into, slices)
             sliced = [job.record.name for job in jobs.values() if not job.part.whole]
@@ -125,7 +134,7 @@ def apply(
             if check_base:
                 _check_contents(opened, jobs)
             try:
-                _apply_all(opened, jobs, applied, keep_base, threads or default_threads(_THREADS))
+                _apply_all(opened, jobs, applied, keep_base, threads or default_threads(_THREADS), inflater)
                 if verify:
                     _check_results(opened, jobs)
             except BaseException:
@@ -232,13 +241,18 @@ def _check_results(archive: Archive, jobs: Mapping[str, _Job]) -> None:
 
 
 def _apply_all(
-    archive: Archive, jobs: Mapping[str, _Job], applied: AppliedArchive, keep_base: str | None, threads: int
+    archive: Archive,
+    jobs: Mapping[str, _Job],
+    applied: AppliedArchive,
+    keep_base: str | None,
+    threads: int,
+    inflater: DeviceInflater | None,
 ) -> None:
     where = None if keep_base is None else torch.device(keep_base)
     layered = [job for job in jobs.values() if job.record.layers]
     resident = {job.record.name: job for job in layered if job.on_device}
     on_host = [job for job in layered if not job.on_device]
-    with _device_decoder(archive, list(resident.values()), threads) as payloads:
+    with _device_decoder(archive, list(resident.values()), threads, inflater) as payloads:
         for job in on_host:
             if job.is_small:  # while the first payloads are read
                 _replace(job, _decode_on_host(archive, job), where, applied)
@@ -262,16 +276,24 @@ def _apply_all(
     applied.changed = [name for name, job in jobs.items() if job.in_place and id(job.base) in changed]
 
 
+def _device_inflater(archive: Archive) -> DeviceInflater:
+    from .nvcomp import DeviceInflater
+
+    return DeviceInflater(archive)
+
+
 @contextmanager
-def _device_decoder(archive: Archive, jobs: Sequence[_Job], threads: int) -> Iterator[Iterator[Payload]]:
+def _device_decoder(
+    archive: Archive, jobs: Sequence[_Job], threads: int, inflater: DeviceInflater | None
+) -> Iterator[Iterator[Payload]]:
     """What was read for tensors on devices; they have their results after the block."""
     if not jobs:
         yield iter(())
         return
     from .device_decoder import DeviceDecoder
 
-    devices = {job.base.device for job in jobs}
-    with DeviceDecoder(archive, [job.record for job in jobs], devices, threads) as decoder:
+    wanted = [(job.record, job.base.device) for job in jobs]
+    with DeviceDecoder(archive, wanted, threads, inflater) as decoder:
         yield decoder.payloads()
 
 

@@ -18,7 +18,7 @@ from . import core
 if TYPE_CHECKING:
     from ..container.buffers import Buffer
 
-__all__ = ["inflate", "inflate_payloads"]
+__all__ = ["inflate", "inflate_payloads", "read_stored"]
 
 _FUNCTIONS = ("ZSTD_createDCtx", "ZSTD_freeDCtx", "ZSTD_decompressDCtx", "ZSTD_findFrameCompressedSize")
 
@@ -60,7 +60,32 @@ def inflate_payloads(
     if core is None or functions is None:
         return bytes(len(payloads))
     numbers = array("Q", (number for payload in payloads for number in payload))
-    return core.inflate_payloads(descriptor, offsets, checksums, numbers, chunk_size, out, threads, functions, splits)
+    return core.inflate_payloads(
+        descriptor, offsets, checksums, numbers, chunk_size, out, threads, functions, splits, False
+    )
+
+
+def read_stored(
+    descriptor: int,
+    offsets: Buffer,
+    checksums: Buffer,
+    payloads: Sequence[tuple[int, int, int]],
+    chunk_size: int,
+    out: Buffer,
+    threads: int,
+) -> bytes:
+    """As :func:`inflate_payloads`, but the chunks of a payload are left as they are stored, one after another.
+
+    Everything is checked that can be without decompressing: checksums, frame headers, and where the frames end.
+    """
+    functions = _zstd()
+    if core is None or functions is None:
+        return bytes(len(payloads))
+    numbers = array("Q", (number for payload in payloads for number in payload))
+    nothing = (b"", b"", bytearray(), bytearray())
+    return core.inflate_payloads(
+        descriptor, offsets, checksums, numbers, chunk_size, out, threads, functions, nothing, True
+    )
 
 
 @cache

@@ -113,14 +113,17 @@ class Inflate(Protocol):
         threads: int,
         zstd: tuple[int, int, int, int],
         splits: tuple[Buffer, Buffer, Buffer, Buffer],
+        as_stored: bool,
         /,
     ) -> bytes:
         """Read payloads from an open file; of each 1 if all of its chunks are plainly right.
 
         Args:
             offsets, checksums: of all chunks of the file, as for :meth:`inflate_chunks`.
-            payloads: uint64 [n, 3]: first chunk, place in ``out``, bytes.
+            payloads: uint64 [n, 3]: first chunk, place in ``out``, raw bytes.
             splits: for :meth:`Split.split_payloads`, done with each payload that is right; or four buffers of no bytes.
+            as_stored: put the chunks into ``out`` as they lie in the file, one after another, checked but for what
+                only decompressing shows; no splits then.
         """
 
     def crc32c(self, data: Buffer, portable: bool, /) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from types import TracebackType
@@ -78,9 +79,11 @@ class Archive:
         reader: the container: stored bytes, chunks, checksums.
         place: the file's name, for messages.
         tensors: records by name, in the archive's order.
+        is_authentic: whether :meth:`authenticate` has vouched for the file.
     """
 
     def __init__(self, reader: ArchiveReader, place: str) -> None:
+        self.is_authentic = False
         self.reader = reader
         self.place = place
         self.tensors: Mapping[str, TensorRecord] = reader.tensors
@@ -104,6 +107,26 @@ class Archive:
     def content_id(self) -> str:
         """sha256 of the metadata: the archive's identity, whatever its compression (spec section 5)."""
         return self.reader.content_id
+
+    def authenticate(self, sha256: str) -> None:
+        """Compare the whole file with a digest that the caller has from somebody trusted.
+
+        It is read once, now; that nobody changes it afterwards is the caller's promise. What an archive may do is the
+        same either way, but for libraries that must not be given bytes of uncertain origin.
+
+        Args:
+            sha256: in hexadecimal.
+
+        Raises:
+            CorruptError: it is another file.
+            StorageError: it cannot be read.
+        """
+        hasher, source = hashlib.sha256(), self.reader.source
+        for start in range(0, source.size, source.read_size):
+            hasher.update(source.read_at(start, min(source.read_size, source.size - start)))
+        if hasher.hexdigest() != sha256.lower():
+            raise CorruptError(f"the file's SHA-256 is {hasher.hexdigest()}, not {sha256}", place=self.place)
+        self.is_authentic = True
 
     def check_base(self, base: Checkpoint) -> None:
         """Check presence, type and shape of every base tensor that is needed; contents are checked when decoding.

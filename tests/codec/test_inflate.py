@@ -22,7 +22,7 @@ from ddct_format.container.zstd_frame import compress, decompress
 from ddct_format.errors import CorruptError
 from ddct_format.native import core
 from ddct_format.native import inflate as module
-from ddct_format.native.inflate import inflate, inflate_payloads
+from ddct_format.native.inflate import inflate, inflate_payloads, read_stored
 
 CHUNK = 4096
 
@@ -148,8 +148,9 @@ def test_payloads_that_do_not_fit_are_a_mistake_of_the_caller(tmp_path: Path) ->
         assert inflate_payloads(source.descriptor, *table, [(0, 2, 10)], CHUNK, out, 1) == b"\1"
         assert out == b"\0\0" + stored
         for wrong in ((0, 3, 10), (1, 0, 10), (0, 0, CHUNK + 1), (0, 2**64 - 1, 10)):
-            with pytest.raises(ValueError, match="do not agree"):
-                inflate_payloads(source.descriptor, *table, [wrong], CHUNK, out, 1)
+            for read in (inflate_payloads, read_stored):
+                with pytest.raises(ValueError, match="do not agree"):
+                    read(source.descriptor, *table, [wrong], CHUNK, out, 1)
         assert inflate_payloads(source.descriptor, *table, [(0, 0, 11)], CHUNK, out, 1) == b"\0"  # ends too early
 
 

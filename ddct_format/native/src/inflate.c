@@ -95,22 +95,27 @@ static bool header_is_plain(const uint8_t *frame, size_t size, uint64_t raw_size
     return length > 0 && content + (length == 2 ? 256 : 0) == raw_size;
 }
 
-/* Consecutive chunks, whose bytes `stored` holds, into as many raw bytes. */
+/* Whether a chunk is as it was written, and either raw bytes or one plain frame that may be decompressed. */
+static bool chunk_is_plain(const uint8_t *piece, uint64_t size, uint64_t raw_size, uint32_t checksum, const Zstd *zstd) {
+    return size > 0 && size <= raw_size && crc32c(piece, size) == checksum &&
+           (size == raw_size || (header_is_plain(piece, size, raw_size) && zstd->frame_size(piece, size) == size));
+}
+
+/* Consecutive chunks, whose bytes `stored` holds, into as many raw bytes; without `out` they are only checked. */
 static bool inflate_all(void *context, const uint8_t *stored, const uint64_t *offsets, const uint32_t *checksums,
                         size_t count, uint64_t chunk_size, uint8_t *out, uint64_t out_size, const Zstd *zstd) {
-    bool good = context != NULL;
+    bool good = out == NULL || context != NULL;
     for (size_t chunk = 0; good && chunk < count; chunk++) {
         const uint8_t *piece = stored + (offsets[chunk] - offsets[0]);
         uint64_t size = offsets[chunk + 1] - offsets[chunk], begin = chunk * chunk_size;
         uint64_t raw_size = out_size - begin < chunk_size ? out_size - begin : chunk_size;
-        good = size > 0 && size <= raw_size && crc32c(piece, size) == checksums[chunk];
-        if (!good)
-            break;
+        good = chunk_is_plain(piece, size, raw_size, checksums[chunk], zstd);
+        if (!good || out == NULL)
+            continue;
         if (size == raw_size)
             memcpy(out + begin, piece, size);
         else
-            good = header_is_plain(piece, size, raw_size) && zstd->frame_size(piece, size) == size &&
-                   zstd->decompress(context, out + begin, raw_size, piece, size) == raw_size;
+            good = zstd->decompress(context, out + begin, raw_size, piece, size) == raw_size;
     }
     return good;
 }
@@ -167,7 +172,7 @@ static PyObject *inflate_chunks(PyObject *module, PyObject *arguments) {
 enum { PIECE_BYTES = 1 << 18 };
 
 typedef struct {
-    uint64_t first, place, size; /* chunk, byte of the output, bytes */
+    uint64_t first, place, size; /* chunk, byte of the output, raw bytes */
 } Payload;
 
 typedef struct {
@@ -181,6 +186,7 @@ typedef struct {
     const Payload *payloads;
     const Piece *pieces;
     uint64_t chunk_size, piece_chunks, room;
+    bool as_stored;         /* the output takes the chunks as they lie in the file, one after another */
     uint8_t *out, *scratch; /* room bytes for each worker */
     void **contexts;
     uint8_t *bad;                 /* one for each piece */
@@ -209,14 +215,16 @@ static void inflate_piece(void *context, size_t worker, size_t item) {
     uint64_t begin = all->pieces[item].chunk, count = chunks_of(payload->size, all->chunk_size) - begin;
     count = count < all->piece_chunks ? count : all->piece_chunks;
     const uint64_t *offsets = all->offsets + payload->first + begin;
-    uint8_t *stored = all->scratch + worker * all->room;
+    uint8_t *stored = all->as_stored ? all->out + payload->place + (offsets[0] - all->offsets[payload->first])
+                                     : all->scratch + worker * all->room;
     uint64_t start = begin * all->chunk_size, size = payload->size - start;
     size = size < count * all->chunk_size ? size : count * all->chunk_size;
-    if (all->contexts[worker] == NULL)
+    uint8_t *raw = all->as_stored ? NULL : all->out + payload->place + start;
+    if (raw != NULL && all->contexts[worker] == NULL)
         all->contexts[worker] = all->zstd.create();
     all->bad[item] = !read_all(all->descriptor, stored, offsets[count] - offsets[0], offsets[0]) ||
                      !inflate_all(all->contexts[worker], stored, offsets, all->checksums + payload->first + begin,
-                                  count, all->chunk_size, all->out + payload->place + start, size, &all->zstd);
+                                  count, all->chunk_size, raw, size, &all->zstd);
     /* Who brings the last piece looks at the whole, while the others go on. */
     size_t number = all->pieces[item].payload;
     if (atomic_fetch_sub(&all->missing[number], 1) == 1 && all->splits != NULL)
@@ -236,13 +244,14 @@ static bool measure_payloads(Inflation *all, size_t count, uint64_t chunks, uint
     for (size_t number = 0; number < count; number++) {
         const Payload *payload = &all->payloads[number];
         uint64_t own = chunks_of(payload->size, all->chunk_size);
-        if (payload->first > chunks || own > chunks - payload->first || payload->place > out_size ||
-            payload->size > out_size - payload->place || own > UINT32_MAX)
+        if (payload->first > chunks || own > chunks - payload->first || payload->place > out_size || own > UINT32_MAX)
             return false;
         const uint64_t *offsets = all->offsets + payload->first;
         for (uint64_t chunk = 0; chunk < own; chunk++)
             if (offsets[chunk] > offsets[chunk + 1] || offsets[chunk + 1] - offsets[chunk] > all->chunk_size)
                 return false;
+        if ((all->as_stored ? offsets[own] - offsets[0] : payload->size) > out_size - payload->place)
+            return false;
         *pieces += (size_t)chunks_of(own, all->piece_chunks);
     }
     all->room = all->piece_chunks * all->chunk_size;
@@ -255,19 +264,20 @@ static PyObject *inflate_payloads(PyObject *module, PyObject *arguments) {
     Splits splits;
     unsigned long long chunk_size, functions[4];
     unsigned int workers;
-    int descriptor;
-    if (!PyArg_ParseTuple(arguments, "iy*y*y*Kw*I(KKKK)O&", &descriptor, &offsets, &checksums, &payloads, &chunk_size,
+    int descriptor, as_stored;
+    if (!PyArg_ParseTuple(arguments, "iy*y*y*Kw*I(KKKK)O&p", &descriptor, &offsets, &checksums, &payloads, &chunk_size,
                           &out, &workers, &functions[0], &functions[1], &functions[2], &functions[3], get_splits,
-                          &splits))
+                          &splits, &as_stored))
         return NULL;
     size_t count = (size_t)payloads.len / sizeof(Payload), pieces = 0, chunks = (size_t)checksums.len / 4;
     Inflation all = {.descriptor = descriptor, .offsets = offsets.buf, .checksums = checksums.buf,
-                     .payloads = payloads.buf, .chunk_size = chunk_size, .out = out.buf, .zstd = zstd_at(functions)};
+                     .payloads = payloads.buf, .chunk_size = chunk_size, .out = out.buf, .zstd = zstd_at(functions),
+                     .as_stored = as_stored != 0};
     bool fits = chunk_size > 0 && workers > 0 && (size_t)payloads.len == count * sizeof(Payload) &&
                 (size_t)checksums.len == 4 * chunks && (size_t)offsets.len == 8 * (chunks + 1);
     if (fits) {
         all.piece_chunks = chunk_size < PIECE_BYTES ? PIECE_BYTES / chunk_size : 1;
-        all.splits = splits.good.len > 0 ? &splits : NULL;
+        all.splits = splits.good.len > 0 && !as_stored ? &splits : NULL;
         fits = measure_payloads(&all, count, chunks, (uint64_t)out.len, &pieces) &&
                (all.splits == NULL || splits_fit(all.splits, count, (uint64_t)out.len));
     }
@@ -280,7 +290,7 @@ static PyObject *inflate_payloads(PyObject *module, PyObject *arguments) {
         all.bad = calloc(pieces + 1, 1);
         all.missing = calloc(count + 1, sizeof *all.missing);
         all.contexts = calloc(workers, sizeof(void *));
-        all.scratch = malloc(workers * all.room);
+        all.scratch = malloc(as_stored ? 1 : workers * all.room);
         if (list != NULL && all.bad != NULL && all.missing != NULL && all.contexts != NULL && all.scratch != NULL) {
             size_t piece = 0;
             for (uint32_t number = 0; number < count; number++) {
