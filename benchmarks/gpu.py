@@ -1,6 +1,6 @@
 """What the GPU path reaches, as shares of the copy bandwidth measured in the same run; prints Markdown tables.
 
-Usage: python benchmarks/gpu.py [kernels] [encode] [mixes] [swap] [pipeline]
+Usage: python benchmarks/gpu.py [kernels] [encode] [mixes] [swap] [pipeline] [--layers N] [--device cuda:0]
 
 Bytes are those that must move: packed payload in, base in, result out into a second buffer (decode); base and fine-tune
 in, symbols out in four bits (``balanced``) or two (``paper``), and what is told of each patch (encode). ``decode`` is
@@ -11,26 +11,23 @@ kernels are medians of CUDA-graph replays, so that they hold no launch gaps.
 from __future__ import annotations
 
 import argparse
-import os
 import resource
-import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import triton
-from safetensors.torch import load_file, save_file
+from gpu_pipeline import NORM, loads, model_7b, pipeline, swaps
+from safetensors.torch import save_file
 
-from ddct_format import apply, pack, unpack
 from ddct_format.backends.cuda import CudaBackend
 from ddct_format.backends.cuda.digest import tensor_digests
 from ddct_format.backends.cuda.fused import FusedPlan
@@ -44,8 +41,6 @@ from ddct_format.container.digest import model_id
 from ddct_format.container.records import Layer, Metadata, ShardRecord, TensorRecord, target_ids
 from ddct_format.container.writer import ArchiveWriter
 
-Result = TypeVar("Result")
-
 LEVELS = ((0,), (0, 18, -18), (0, 18, -18))
 SHARES = (0.2, 0.5, 0.3)
 """Patches of nothing, dense ternary and sparse ternary symbols: what ``balanced`` writes at its best."""
@@ -54,8 +49,6 @@ FULL_SHARES = (0.2, 0.5, 0.3)
 """All that ``balanced`` uses on real models: sparse classes, 16 low-rank terms, rows and columns by key."""
 DENSITY = 0.04
 """Share of the sparse classes' symbols that are not 0."""
-
-NORM = (4096,)
 
 KINDS = ("balanced", "balanced rank 16", "balanced full", "paper")
 
@@ -331,151 +324,11 @@ def swap(copy: float) -> None:
     print(f"\npeak host memory of the whole benchmark: {peak / 1e6:.1f} GB")
 
 
-def timed(what: str, work: Callable[[], Result], after: Callable[[Result], object] = lambda _: None) -> None:
-    """Print the best and the median of seven calls."""
-    times = []
-    for _ in range(7):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        result = work()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-        after(result)
-        del result
-    print(f"| {what} | {min(times):.3f} (median {statistics.median(times):.3f}) |", flush=True)
-
-
-def swaps(model: Mapping[str, torch.Tensor], archive: Path, preset: str) -> None:
-    for checks in (False, True):
-        timed(
-            f"swap, {preset}, digests of base and result {'checked' if checks else 'not checked'}",
-            lambda checks=checks: apply(model, archive, check_base=checks, verify=checks),
-            lambda applied: applied.revert(),
-        )
-
-
-def loads(full: Path, archive: Path) -> None:
-    """What a swap is compared with."""
-    for what, path in (("the archive's bytes", archive), ("the full fine-tune", full)):
-        staged = torch.empty(path.stat().st_size, dtype=torch.uint8, pin_memory=True)
-        timed(f"pinned copy of {what}", lambda staged=staged: staged.to("cuda", non_blocking=True))
-        del staged
-    timed("safetensors load of the full fine-tune", lambda: load_file(full, device="cuda"))
-
-
-def model_7b() -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of all tensors of a 7B Llama."""
-    layer = [(f"self_attn.{kind}_proj.weight", (4096, 4096)) for kind in "qkvo"]
-    layer += [(f"mlp.{kind}_proj.weight", (11008, 4096)) for kind in ("gate", "up")]
-    layer += [("mlp.down_proj.weight", (4096, 11008))]
-    layer += [(f"{kind}_layernorm.weight", NORM) for kind in ("input", "post_attention")]
-    every = [(f"model.layers.{number}.{name}", shape) for number in range(32) for name, shape in layer]
-    outer = [
-        ("model.embed_tokens.weight", (32000, 4096)),
-        ("lm_head.weight", (32000, 4096)),
-        ("model.norm.weight", NORM),
-    ]
-    return [*outer, *every]
-
-
-def write_pair(folder: Path) -> int:
-    """A base and a fine-tune in ``folder``: noise and eight strong directions in each matrix; their weights."""
-    for fine_tuned in (False, True):
-        tensors = {}
-        for number, (name, shape) in enumerate(model_7b()):
-            torch.manual_seed(number)
-            values = torch.randn(shape, device="cuda") * 0.02
-            if fine_tuned:
-                values += torch.randn(shape, device="cuda") * 2e-4
-                if len(shape) == 2:
-                    left, right = torch.randn(shape[0], 8, device="cuda"), torch.randn(8, shape[1], device="cuda")
-                    values += left @ right * 5e-5
-            tensors[name] = values.bfloat16().cpu()
-        path = folder / ("tuned" if fine_tuned else "base")
-        path.mkdir()
-        save_file(tensors, path / "model.safetensors")
-    return sum(tensor.numel() for tensor in tensors.values())
-
-
-class Watch:
-    """Seconds of the phases of a pack or unpack, and the peaks of memory meanwhile; a context manager.
-
-    Attributes:
-        phases: what was done, and for how long.
-        host: most bytes of this process that are not pages of files; sampled.
-        device: most bytes that torch held on the device.
-    """
-
-    def __enter__(self) -> Watch:
-        self.phases = [("opening", 0.0)]
-        self.host = 0
-        self._running = True
-        self._started = self._last = time.perf_counter()
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.note("")
-        self.seconds = self._last - self._started
-        self.device = torch.cuda.max_memory_reserved()
-        self._running = False
-        self._thread.join()
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        """For the argument of that name."""
-        if not self.phases or self.phases[-1][0] != what:
-            self.note(what)
-
-    def note(self, what: str) -> None:
-        now = time.perf_counter()
-        if self.phases:
-            self.phases[-1] = (self.phases[-1][0], now - self._last)
-        self._last = now
-        self.phases.append((what, 0.0))
-
-    def _sample(self) -> None:
-        while self._running:
-            status = Path("/proc/self/status").read_text()
-            self.host = max(self.host, int(status.split("RssAnon:")[1].split()[0]) * 1024)
-            time.sleep(0.02)
-
-    def row(self, what: str) -> str:
-        phases = ", ".join(f"{name} {taken:.1f}" for name, taken in self.phases[:-1])
-        return f"| {what} | {self.seconds:.1f} | {self.host / 1e9:.1f} | {self.device / 1e9:.1f} | {phases} |"
-
-
-def pipeline(_: float) -> None:
-    """A 7B pair from page cache to archive, to a directory, and onto a resident base."""
-    threads = len(os.sched_getaffinity(0))
-    resources: dict[str, Any] = {"device": "cuda", "threads": threads, "memory": 16 << 30}
-    with tempfile.TemporaryDirectory() as folder:
-        base, tuned = Path(folder) / "base", Path(folder) / "tuned"
-        weights = write_pair(Path(folder))
-        print(f"{weights / 1e9:.2f} G weights, {threads} threads, working set of 16 GiB\n")
-        print("| operation | seconds | host memory GB | GPU memory GB | of which, in seconds |\n|---|---|---|---|---|")
-        for preset in ("paper", "balanced"):
-            archive, out = Path(folder) / f"{preset}.ddct", Path(folder) / preset
-            with Watch() as watch:
-                pack(base, tuned, archive, preset=preset, cache=False, progress=watch.progress, **resources)
-            print(watch.row(f"pack {preset}"), flush=True)
-            with Watch() as watch:
-                unpack(archive, base, out, progress=watch.progress, **resources)
-            print(watch.row(f"unpack {preset}, {archive.stat().st_size / 1e9:.2f} GB"), flush=True)
-            shutil.rmtree(out)
-        torch.cuda.empty_cache()
-        print("\n| onto the GPU | seconds |\n|---|---|")
-        model = load_file(base / "model.safetensors", device="cuda")
-        for preset in ("paper", "balanced"):
-            swaps(model, Path(folder) / f"{preset}.ddct", preset)
-        loads(tuned / "model.safetensors", Path(folder) / "balanced.ddct")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["kernels", "mixes"])
+    parser.add_argument("--layers", type=int, default=32, help="of the model of `pipeline`; 32 for a 7B")
+    parser.add_argument("--device", default="cuda", help="of `pipeline`")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("skipped: no CUDA device")
@@ -485,8 +338,9 @@ def main() -> None:
         f"Triton {triton.__version__}; `python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`; "
         f"copy {copy / 1e12:.2f} TB/s\n"
     )
+    parts = {"kernels": kernels, "encode": encode, "mixes": mixes, "swap": swap}
     for part in arguments.parts:
-        {"kernels": kernels, "encode": encode, "mixes": mixes, "swap": swap, "pipeline": pipeline}[part](copy)
+        (partial(pipeline, arguments.layers, arguments.device) if part == "pipeline" else partial(parts[part], copy))()
         print()
 
 
