@@ -132,11 +132,17 @@ class ArchiveWriter:
             spool.file.close()
 
     def compress_payload(
-        self, sections: Sequence[Buffer], *, spread: Spread = map, release: Callable[[], None] | None = None
+        self,
+        sections: Sequence[Buffer],
+        *,
+        effort: Effort | None = None,
+        spread: Spread = map,
+        release: Callable[[], None] | None = None,
     ) -> StoredPayload:
         """The concatenated sections, cut into chunks and compressed; for any thread.
 
         Args:
+            effort: for this payload, if not the writer's.
             spread, release: see :func:`store_payload`.
 
         Raises:
@@ -148,7 +154,8 @@ class ArchiveWriter:
                 if sum(len(byte_view(section)) for section in sections) > self._spill_above
                 else None
             )
-            return store_payload(sections, self.chunk_size, self._effort, spread=spread, spill=spill, release=release)
+            effort = effort or self._effort
+            return store_payload(sections, self.chunk_size, effort, spread=spread, spill=spill, release=release)
 
     def add_file(self, path: str, *pieces: Buffer) -> FileRecord:
         """``add_file_pieces`` for content that is in memory."""

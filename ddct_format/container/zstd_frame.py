@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Effort", "compress", "compress_chunks", "decompress"]
 
-Effort = Literal["default", "max"]
+Effort = Literal["entropy", "default", "max"]
 
 _CANDIDATES: Final[Mapping[str, Mapping[str, int]]] = {
     # Bit-packed coefficients hold no matches; the few that chance offers cost more than they save,
@@ -37,6 +37,7 @@ _CANDIDATES: Final[Mapping[str, Mapping[str, int]]] = {
     "best": {"compression_level": 19},
 }
 _EFFORTS: Final[Mapping[Effort, Sequence[str]]] = {
+    "entropy": ("entropy",),
     "default": ("entropy", "fast", "matches"),
     "max": ("entropy", "fast", "matches", "best"),
 }
@@ -74,7 +75,7 @@ def compress(raw: Buffer, boundaries: Sequence[int] = (), effort: Effort = "defa
         raw: any C-contiguous buffer.
         boundaries: byte positions in ``raw`` where its statistics change. Frames end a block there, so that each part
             has entropy tables of its own; where there are many, frames that do not compete with them.
-        effort: which parameter sets are tried.
+        effort: which parameter sets are tried; "entropy" is for bytes without matches.
     """
     source = byte_view(raw)
     frames = _compress_all(source, _inside(boundaries, 0, len(source)), _EFFORTS[effort])

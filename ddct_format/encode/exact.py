@@ -28,7 +28,7 @@ _LEAST_ZEROS = 0.35
 """Below this share of zeros, runs never pay."""
 _KEY_ROUNDS = 3
 _MAX_GROUPS = 64
-_SAMPLE = 1 << 20
+_SAMPLE = 1 << 17
 _PIECE = 8 << 20
 _SCALE_WEIGHTS = 1 << 18
 
@@ -215,7 +215,8 @@ def _write_group(symbols: Bytes, workspace: Workspace) -> tuple[Bytes | None, By
         return None, symbols
     sample = symbols[:_SAMPLE]
     runs, values = pack_sparse(sample, 256)
-    if len(compress(runs)) + len(compress(values)) + 4 >= len(compress(sample)):
+    sizes = [len(compress(part, effort="entropy")) for part in (runs, values, sample)]
+    if sizes[0] + sizes[1] + 4 >= sizes[2]:
         return None, symbols
     if sample.size < symbols.size:
         runs, values = pack_runs(symbols, symbols.size - zeros, workspace)

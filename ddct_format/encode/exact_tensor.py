@@ -14,7 +14,7 @@ from ..container.dtypes import DTYPE_BITS
 from ..container.zstd_frame import compress
 from .blocks import share_blocks
 from .delta import EncodedDelta
-from .exact import Kinds, encode_exact, plan_exact
+from .exact import ExactPlan, Kinds, encode_exact, plan_exact
 from .exact_low_rank import CHEAP_RANKS, MOST_RANKS, UnitCounts, encode_low_rank, take_rows
 from .factors import factorise
 from .pair import Pair, TensorData
@@ -61,8 +61,7 @@ def encode_exactly(
         assert result is not None
         if lossy.layers[-1].digest == target_digest:
             return lossy
-        params, sections = encode_exact(decoded(result, target, workspace), target, cols, backend, workspace)
-        exact = EncodedLayer(ulp.NAME, params.as_json(), sections, target_digest)
+        exact = _exact_layer(decoded(result, target, workspace), target, target_digest, None, backend, workspace)
         return EncodedTensor("add", (*lossy.layers, exact), energy=lossy.energy)
     if base is None or not float_pair(base, target) or not target.data.size:
         return carry(target, target_digest, workspace)
@@ -89,8 +88,7 @@ def encode_exactly(
             first, before, plan, size = None, base, alone, alone.size
     if size >= _SURELY_SMALLER * target.data.size and size >= _carried_size(target):
         return carry(target, target_digest, workspace)
-    params, sections = encode_exact(before, target, cols, backend, workspace, plan=plan)
-    exact = EncodedLayer(ulp.NAME, params.as_json(), sections, target_digest)
+    exact = _exact_layer(before, target, target_digest, plan, backend, workspace)
     return EncodedTensor("add", (exact,) if first is None else (first, exact), energy=energy)
 
 
@@ -124,6 +122,18 @@ def _first_layer(
 def _after(layer: EncodedLayer, target: TensorData, workspace: Workspace) -> TensorData:
     assert layer.result is not None
     return decoded(layer.result, target, workspace)
+
+
+def _exact_layer(
+    before: TensorData,
+    target: TensorData,
+    digest: str,
+    plan: ExactPlan | None,
+    backend: Backend,
+    workspace: Workspace,
+) -> EncodedLayer:
+    params, sections = encode_exact(before, target, _columns(target.shape), backend, workspace, plan=plan)
+    return EncodedLayer(ulp.NAME, params.as_json(), sections, digest, effort="entropy")
 
 
 def _low_rank(pair: Pair, largest: float, backend: Backend, workspace: Workspace) -> EncodedDelta | None:
@@ -167,4 +177,4 @@ def _carried_size(target: TensorData) -> float:
 
 
 def _stored_size(sections: list[npt.NDArray[np.uint8]]) -> int:
-    return sum(len(compress(section)) for section in sections)
+    return sum(len(compress(section, effort="entropy")) for section in sections)

@@ -12,6 +12,7 @@ from ..codec import dctq, raw
 from ..codec.dctq import DctqParams
 from ..codec.floats import FLOAT_DTYPES
 from ..container.dtypes import DTYPE_BITS, tensor_nbytes
+from ..container.zstd_frame import Effort
 from ..native.digest import tensor_hasher
 from .blocks import share_blocks
 from .delta import DeltaAnalysis, EncodedDelta, analyse_delta, encode_delta, matrix_view, vector_view
@@ -45,6 +46,7 @@ class EncodedLayer:
     Attributes:
         digest: of the tensor after this layer; None in a draft.
         result: the tensor's bytes after this layer; None in a draft, and where they are the target's.
+        effort: to compress the sections with; None for the usual one.
     """
 
     codec: str
@@ -52,6 +54,7 @@ class EncodedLayer:
     sections: list[Bytes]
     digest: str | None
     result: Bytes | None = None
+    effort: Effort | None = None
 
 
 @dataclass(frozen=True, slots=True)

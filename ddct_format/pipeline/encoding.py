@@ -250,7 +250,9 @@ class Encoding:
         result = self._encode_stored(name, base, _tensor_data(self.target, name), draft, workspace)
         added = result.op == "add"
         payloads = tuple(
-            self.writer.compress_payload(layer.sections, spread=workspace.spread, release=workspace.release)
+            self.writer.compress_payload(
+                layer.sections, effort=layer.effort, spread=workspace.spread, release=workspace.release
+            )
             for layer in result.layers
         )
         record = TensorRecord(

@@ -39,7 +39,7 @@ def coefficients(count: int, alphabet: bytes = b"\x00\x01\x02\x03\xff", seed: in
 @given(
     data=st.binary(max_size=3000) | st.integers(0, 70_000).map(lambda size: TEXT[: size % 99] * (size // 99)),
     boundaries=st.lists(st.integers(-5, 80_000), max_size=5),
-    effort=st.sampled_from(["default", "max"]),
+    effort=st.sampled_from(["entropy", "default", "max"]),
 )
 def test_what_is_compressed_is_decompressed(data: bytes, boundaries: list[int], effort: Effort) -> None:
     stored = compress(data, boundaries, effort)
