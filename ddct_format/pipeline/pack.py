@@ -23,6 +23,7 @@ from ..container.records import FileRecord, Metadata, Quality, ShardRecord, Tens
 from ..container.writer import ArchiveWriter
 from ..encode.presets import DEFAULT_PRESET, KEEP_PRESETS, Preset, get_preset
 from ..errors import BaseMismatchError, ConfigError, DdctError
+from .blas import one_blas_thread
 from .digests import digest_model
 from .encoding import Encoding
 from .guard import Evaluation, check_errors
@@ -81,6 +82,7 @@ class PackReport:
         return asdict(self)
 
 
+@one_blas_thread()
 def pack(
     base: str | os.PathLike[str] | Checkpoint,
     finetuned: str | os.PathLike[str],
@@ -104,6 +106,8 @@ def pack(
     progress: Progress | None = None,
 ) -> PackReport:
     """Write the archive ``out``, which must not exist; it appears whole and verified, or not at all.
+
+    Meanwhile numpy's matrix products take one thread each, in all of the process (:mod:`~ddct_format.pipeline.blas`).
 
     Args:
         base: a model's path, or an open model, whose tensors are then digested once for any number of fine-tunes.
