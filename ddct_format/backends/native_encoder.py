@@ -131,6 +131,13 @@ class NativeEncoder(NumpyEncoder):
         parts = [runs, packed] if sparse else [packed]
         return [np.frombuffer(part, dtype=np.uint8) for part in parts]
 
+    def ulp_row_sizes(self, band: Band, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if native.core is None:
+            return super().ulp_row_sizes(band, weights)
+        sizes = np.empty(_rows(band), dtype=np.float32)
+        native.core.ulp_row_sizes(prediction(band), band.target, _TYPES[band.dtype], band.cols, weights, sizes)
+        return sizes
+
     def count_ulp(self, band: Band, coding: UlpCoding, counts: npt.NDArray[np.int64]) -> None:
         if native.core is None:
             super().count_ulp(band, coding, counts)

@@ -248,6 +248,16 @@ class Encode(Protocol):
             before: the prediction, rounded to the target's element type, which is ``type``.
         """
 
+    def ulp_row_sizes(
+        self, before: Buffer, target: Buffer, type: int, cols: int, weights: Buffer, sizes: Buffer, /
+    ) -> None:
+        """Weighted sums of |target − before|, of at most 2^60 and 0 where it is not finite, of each row.
+
+        Args:
+            weights: float32 [cols].
+            sizes: float32 [rows], for the result.
+        """
+
     def ulp_scatter(
         self,
         before: Buffer,

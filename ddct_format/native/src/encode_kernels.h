@@ -65,7 +65,8 @@ typedef struct {
 enum { ULP_PIECE = 512, ULP_KEYS_PER_OCTAVE = 4 };
 
 typedef struct {
-    uint16_t context[ULP_PIECE], extra[ULP_PIECE];
+    uint32_t extra[ULP_PIECE];
+    uint16_t context[ULP_PIECE];
     uint8_t symbol[ULP_PIECE], extra_bits[ULP_PIECE];
 } ulp_piece;
 

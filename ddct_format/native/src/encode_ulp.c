@@ -2,6 +2,7 @@
 #include "arguments.h"
 #include "kernels.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { CONTEXTS = 255 + 255 + 4 * 254 + 1, SYMBOLS = 256 };
@@ -35,15 +36,13 @@ static uint32_t pattern_at(const uint8_t *data, size_t i) {
     return value;
 }
 
-/* Fills a piece of a row from column `col` on; the number of elements. The extra bits of wide types are in `wide`. */
-static size_t take_piece(const ulp_pair *pair, size_t row, size_t col, ulp_piece *piece, uint32_t wide[ULP_PIECE]) {
+/* Fills a piece of a row from column `col` on; the number of elements. */
+static size_t take_piece(const ulp_pair *pair, size_t row, size_t col, ulp_piece *piece) {
     size_t count = pair->cols - col < ULP_PIECE ? pair->cols - col : ULP_PIECE, first = row * pair->cols + col;
     uint32_t row_key = pair->row_keys != NULL ? pair->row_keys[row] : 0u;
     const uint8_t *col_keys = pair->col_keys != NULL ? pair->col_keys + col : NULL;
     if (pair->bits == 16) {
         kernels()->encode->ulp_elements_16(pair, first, count, (int32_t)row_key, col_keys, piece);
-        for (size_t i = 0; wide != NULL && i < count; i++)
-            wide[i] = piece->extra[i];
         return count;
     }
     for (size_t i = 0; i < count; i++) {
@@ -52,8 +51,7 @@ static size_t take_piece(const ulp_pair *pair, size_t row, size_t col, ulp_piece
         piece->context[i] = (uint16_t)found.context;
         piece->symbol[i] = (uint8_t)found.symbol;
         piece->extra_bits[i] = (uint8_t)found.extra_bits;
-        if (wide != NULL)
-            wide[i] = found.extra;
+        piece->extra[i] = found.extra;
     }
     return count;
 }
@@ -62,40 +60,101 @@ static void count_elements(const ulp_pair *pair, int64_t *counts) {
     ulp_piece piece;
     for (size_t row = 0; row < pair->rows; row++)
         for (size_t col = 0; col < pair->cols; col += ULP_PIECE) {
-            size_t count = take_piece(pair, row, col, &piece, NULL);
+            size_t count = take_piece(pair, row, col, &piece);
             for (size_t i = 0; i < count; i++)
                 counts[piece.context[i] * SYMBOLS + piece.symbol[i]]++;
         }
 }
 
-static void put_bits(uint8_t *out, uint64_t *position, uint32_t value, uint32_t count) {
-    uint64_t shifted = (uint64_t)value << (*position & 7);
-    for (uint8_t *byte = out + (*position >> 3); shifted; shifted >>= 8)
-        *byte++ |= (uint8_t)shifted;
-    *position += count;
+enum { WAITING = 64, WORD = 4 };
+
+/* What is on its way out. Groups lie in as many pages, which a processor does not find at once: so it goes there with a
+ * cache line full of symbols, or a word of extra bits, and not with each. */
+typedef struct {
+    uint8_t waiting[SYMBOLS][WAITING] __attribute__((aligned(64)));
+    uint32_t counts[SYMBOLS];     /* of symbols that wait */
+    uint32_t bit_counts[SYMBOLS]; /* of `bits`, from the start of a byte on: those before the group's own are 0 */
+    uint64_t bits[SYMBOLS];
+    uint8_t *symbols, *extra;
+    uint64_t size, extra_size;
+    uint64_t *places, *positions; /* where the next symbol goes; of the byte where the next bits go, times 8 */
+} ulp_groups;
+
+static void begin_groups(ulp_groups *groups) {
+    for (uint32_t group = 0; group < SYMBOLS; group++) {
+        groups->bit_counts[group] = groups->positions[group] & 7;
+        groups->positions[group] &= ~(uint64_t)7;
+    }
+}
+
+/* False if the group holds more than was counted. */
+static bool put_symbols(ulp_groups *groups, uint32_t group, size_t count) {
+    uint64_t place = groups->places[group];
+    if (place > groups->size || count > groups->size - place)
+        return false;
+    memcpy(groups->symbols + place, groups->waiting[group], count);
+    groups->places[group] = place + count;
+    groups->counts[group] = 0;
+    return true;
+}
+
+/* The same for extra bits: so many bytes of them. */
+static bool put_bits(ulp_groups *groups, uint32_t group, uint32_t bytes) {
+    uint64_t at = groups->positions[group] >> 3;
+    if (at > groups->extra_size || bytes > groups->extra_size - at)
+        return false;
+    for (uint32_t i = 0; i < bytes; i++)
+        groups->extra[at + i] |= (uint8_t)(groups->bits[group] >> 8 * i);
+    groups->positions[group] += 8 * bytes;
+    groups->bits[group] >>= 8 * bytes;
+    groups->bit_counts[group] -= 8 * bytes;
+    return true;
+}
+
+static bool end_groups(ulp_groups *groups) {
+    for (uint32_t group = 0; group < SYMBOLS; group++) {
+        uint32_t bits = groups->bit_counts[group];
+        if (!put_symbols(groups, group, groups->counts[group]) || !put_bits(groups, group, (bits + 7) / 8))
+            return false;
+        groups->positions[group] += bits - 8 * (uint64_t)((bits + 7) / 8);
+    }
+    return true;
+}
+
+static bool scatter_piece(const ulp_piece *piece, size_t count, const uint8_t *group_of, ulp_groups *groups) {
+    uint16_t long_ones[ULP_PIECE]; /* elements with extra bits: found without a branch for each */
+    size_t found = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t group = group_of[piece->context[i]], waiting = groups->counts[group];
+        groups->waiting[group][waiting] = piece->symbol[i];
+        groups->counts[group] = waiting + 1;
+        if (waiting == WAITING - 1 && !put_symbols(groups, group, WAITING))
+            return false;
+        long_ones[found] = (uint16_t)i;
+        found += piece->extra_bits[i] > 0;
+    }
+    for (size_t n = 0; n < found; n++) {
+        size_t i = long_ones[n];
+        uint32_t group = group_of[piece->context[i]];
+        groups->bits[group] |= (uint64_t)piece->extra[i] << groups->bit_counts[group];
+        groups->bit_counts[group] += piece->extra_bits[i];
+        if (groups->bit_counts[group] >= 8 * WORD && !put_bits(groups, group, WORD))
+            return false;
+    }
+    return true;
 }
 
 /* False if a group holds more than was counted. */
-static bool scatter_elements(const ulp_pair *pair, const uint8_t *group_of, uint8_t *symbols, size_t size,
-                             uint64_t *places, uint8_t *extra, size_t extra_size, uint64_t *positions) {
+static bool scatter_elements(const ulp_pair *pair, const uint8_t *group_of, ulp_groups *groups) {
     ulp_piece piece;
-    uint32_t wide[ULP_PIECE];
+    begin_groups(groups);
     for (size_t row = 0; row < pair->rows; row++)
         for (size_t col = 0; col < pair->cols; col += ULP_PIECE) {
-            size_t count = take_piece(pair, row, col, &piece, wide);
-            for (size_t i = 0; i < count; i++) {
-                uint32_t group = group_of[piece.context[i]];
-                if (places[group] >= size)
-                    return false;
-                symbols[places[group]++] = piece.symbol[i];
-                if (piece.extra_bits[i]) {
-                    if ((positions[group] + piece.extra_bits[i] + 7) / 8 > extra_size)
-                        return false;
-                    put_bits(extra, &positions[group], wide[i], piece.extra_bits[i]);
-                }
-            }
+            size_t count = take_piece(pair, row, col, &piece);
+            if (!scatter_piece(&piece, count, group_of, groups))
+                return false;
         }
-    return true;
+    return end_groups(groups);
 }
 
 /* Describes the elements; false with an exception set if the buffers do not belong together. */
@@ -153,6 +212,38 @@ static PyObject *ulp_count(PyObject *module, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+static PyObject *ulp_row_sizes(PyObject *module, PyObject *arguments) {
+    (void)module;
+    Py_buffer before, target, weights, sizes;
+    int type;
+    unsigned long long cols;
+    if (!PyArg_ParseTuple(arguments, "y*y*iKy*w*", &before, &target, &type, &cols, &weights, &sizes))
+        return NULL;
+    const Py_buffer none = {0};
+    ulp_pair pair;
+    float *work = NULL;
+    bool valid = get_pair(&before, &target, type, 0, cols, &none, &none, &pair);
+    if (valid && ((uint64_t)weights.len != pair.cols * sizeof *work || (uint64_t)sizes.len != pair.rows * sizeof *work)) {
+        PyErr_SetString(PyExc_ValueError, "weights or sizes do not fit the columns and rows");
+        valid = false;
+    }
+    if (valid && (work = malloc(pair.cols * sizeof *work)) == NULL) {
+        PyErr_NoMemory();
+        valid = false;
+    }
+    if (valid) {
+        const encode_band band = {pair.before, pair.target, (element_type)type, (element_type)type, pair.rows, pair.cols};
+        WITHOUT_LOCK(target.len, kernels()->ulp_row_sizes(&band, weights.buf, work, sizes.buf));
+    }
+    free(work);
+    Py_buffer *buffers[] = {&before, &target, &weights, &sizes};
+    for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++)
+        PyBuffer_Release(buffers[i]);
+    if (!valid)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *ulp_scatter(PyObject *module, PyObject *arguments) {
     (void)module;
     Py_buffer before, target, row_keys, col_keys, group_of, symbols, places, extra, positions;
@@ -168,9 +259,17 @@ static PyObject *ulp_scatter(PyObject *module, PyObject *arguments) {
         PyErr_SetString(PyExc_ValueError, "the table of groups or the positions have the wrong size");
         valid = false;
     }
-    if (valid)
-        WITHOUT_LOCK(target.len, fits = scatter_elements(&pair, group_of.buf, symbols.buf, (size_t)symbols.len,
-                                                         places.buf, extra.buf, (size_t)extra.len, positions.buf));
+    if (valid) {
+        ulp_groups groups = {
+            .symbols = symbols.buf,
+            .extra = extra.buf,
+            .size = (uint64_t)symbols.len,
+            .extra_size = (uint64_t)extra.len,
+            .places = places.buf,
+            .positions = positions.buf,
+        };
+        WITHOUT_LOCK(target.len, fits = scatter_elements(&pair, group_of.buf, &groups));
+    }
     if (valid && !fits) {
         PyErr_SetString(PyExc_ValueError, "the elements are not those that were counted");
         valid = false;
@@ -185,6 +284,7 @@ static PyObject *ulp_scatter(PyObject *module, PyObject *arguments) {
 
 PyMethodDef encode_ulp_methods[] = {
     {"ulp_count", ulp_count, METH_VARARGS, NULL},
+    {"ulp_row_sizes", ulp_row_sizes, METH_VARARGS, NULL},
     {"ulp_scatter", ulp_scatter, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

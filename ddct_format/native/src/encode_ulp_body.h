@@ -32,7 +32,7 @@ static void ulp_elements_16(const ulp_pair *pair, size_t first, size_t count, in
         int32_t code = (magnitude >> extra_bits) + (extra_bits << mantissa);
         piece->context[i] = (uint16_t)(ULP_KEYS_PER_OCTAVE * (largest - exponent) + row_key);
         piece->symbol[i] = (uint8_t)(2 * code + sign);
-        piece->extra[i] = (uint16_t)(magnitude & ((1 << extra_bits) - 1));
+        piece->extra[i] = (uint32_t)(magnitude & ((1 << extra_bits) - 1));
         piece->extra_bits[i] = (uint8_t)extra_bits;
     }
     if (col_keys != NULL)

@@ -42,6 +42,8 @@ typedef struct kernel_table {
     /* Decode until about `budget` elements are finished; false if a target lies out of range. */
     bool (*ulp_decode_some)(ulp_layer *layer, uint8_t *out, uint64_t budget);
     const encode_table *encode;
+    /* Of each row the weighted sum of |target - base|, as far as it is finite, at most 2^60. `work` holds a row. */
+    void (*ulp_row_sizes)(const encode_band *band, const float *weights, float *work, float *sizes);
     /* SHA-256 of `count` leaves of `size` bytes, a multiple of 64; NULL where the library is as fast. */
     void (*leaf_digests)(const uint8_t *data, size_t size, size_t count, uint8_t *digests);
 } kernel_table;

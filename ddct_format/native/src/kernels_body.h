@@ -27,6 +27,8 @@
 
 #include "encode_body.h"
 
+#include "encode_ulp_sizes_body.h"
+
 #if defined(USE_AVX512)
 #include "sha256_body.h"
 #define LEAF_DIGESTS leaf_digests
@@ -39,7 +41,7 @@
         .sparse_valid = ddct_sparse_valid, .dense_table = ddct_dense_table, .prepare_patches = prepare_patches,     \
         .decode_some = decode_some, .ulp_make_code = ddct_ulp_make_code, .ulp_measure = ddct_ulp_measure,           \
         .ulp_count_groups = ulp_count_groups, .ulp_decode_some = ulp_decode_some, .encode = ENCODE,                 \
-        .leaf_digests = LEAF_DIGESTS,                                                                               \
+        .ulp_row_sizes = ulp_row_sizes, .leaf_digests = LEAF_DIGESTS,                                               \
     }
 const kernel_table KERNEL_TABLE = KERNELS(&encode_functions);
 #if defined(USE_AVX512) && HAVE_AMX

@@ -38,8 +38,8 @@ typedef struct ulp_layer {
     uint32_t first_long; /* the first symbol with extra bits; more than there are if none has */
     ulp_cursor cursors[DDCT_ULP_GROUPS];
     const uint8_t *next[DDCT_ULP_GROUPS + 1]; /* the next symbol of each group */
-    uint8_t *windows;    /* [groups][ULP_WINDOW] */
-    size_t readable;     /* symbols that may be read of each group before its window is filled again */
+    uint8_t *windows;                         /* [groups][ULP_WINDOW] */
+    size_t readable;                          /* symbols that may be read of each group before its window is filled again */
     const uint8_t *extra;
     uint64_t extra_size; /* bytes */
     uint64_t row, column;
