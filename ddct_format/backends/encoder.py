@@ -54,6 +54,8 @@ class Band:
     Attributes:
         base, target: uint8, 1-D, row-major, of the element types ``base_dtype`` and ``dtype``: BF16, F16 or F32.
         cols: elements of a row.
+        rows: int64, which rows of base and target the band has, in this order; None for all. Only for ``quantise``, and
+            only of an encoder that says so.
     """
 
     base: npt.NDArray[np.uint8]
@@ -61,6 +63,7 @@ class Band:
     target: npt.NDArray[np.uint8]
     dtype: str
     cols: int
+    rows: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,10 @@ class Encoder(Protocol):
     """
 
     band_weights: int
+
+    @property
+    def picks_rows(self) -> bool:
+        """Whether ``quantise`` takes bands with ``rows``."""
 
     def difference(self, band: Band) -> npt.NDArray[np.float32]:
         """``target − base``, float32 [rows, cols]."""

@@ -39,6 +39,10 @@ assert set(_TYPES) == set(FLOAT_DTYPES)
 class NativeEncoder(NumpyEncoder):
     """Where the core was not built, numpy does the work."""
 
+    @property
+    def picks_rows(self) -> bool:
+        return native.core is not None
+
     def difference(self, band: Band) -> npt.NDArray[np.float32]:
         if native.core is None:
             return super().difference(band)
@@ -69,7 +73,7 @@ class NativeEncoder(NumpyEncoder):
     def quantise(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> QuantisedBand:
         if native.core is None:
             return super().quantise(band, plan, left)
-        patches = PatchGrid(_rows(band), band.cols, plan.patch).count
+        patches = PatchGrid(left.shape[0], band.cols, plan.patch).count
         symbols = np.empty((patches, plan.patch**2), dtype=np.uint8)
         activity = np.empty(patches, dtype=np.int32)
         counts = np.empty((ACTIVITY_BINS, LARGEST_MAGNITUDE + 1), dtype=np.int64)
@@ -77,6 +81,7 @@ class NativeEncoder(NumpyEncoder):
         energy = native.core.quantise_band(
             *_pair(band),
             band.cols,
+            _NONE if band.rows is None else np.ascontiguousarray(band.rows),
             plan.patch,
             *_analysis(plan.transform, plan.patch),
             plan.scale,

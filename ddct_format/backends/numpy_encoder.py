@@ -36,6 +36,10 @@ class NumpyEncoder:
 
     band_weights = BAND_WEIGHTS
 
+    @property
+    def picks_rows(self) -> bool:
+        return False
+
     def difference(self, band: Band) -> npt.NDArray[np.float32]:
         with np.errstate(over="ignore", invalid="ignore"):
             values = float32_from_bytes(band.target, band.dtype) - float32_from_bytes(band.base, band.base_dtype)

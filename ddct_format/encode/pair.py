@@ -69,8 +69,15 @@ class Pair:
         step = max(patch, weights // self.cols // patch * patch)
         return [(start, min(start + step, self.rows)) for start in range(0, self.rows, step)]
 
-    def band(self, span: Span) -> Band:
-        """The rows of a span: a copy if rows have an order."""
+    def band(self, span: Span, *, picked: bool = False) -> Band:
+        """The rows of a span: a copy if rows have an order.
+
+        Args:
+            picked: instead, all rows of a small tensor, and which of them are meant.
+        """
+        if picked and self._order is not None and not self._is_large(self.base) and not self._is_large(self.target):
+            whole = self.base.data, self.base.dtype, self.target.data, self.target.dtype
+            return Band(*whole, self.cols, np.ascontiguousarray(self._order[slice(*span)]))
         parts = []
         for tensor in (self.base, self.target):
             if self._order is None:
@@ -82,10 +89,12 @@ class Pair:
 
     def release(self, span: Span) -> None:
         """The rows of a span will not be read soon again."""
-        if self._order is None:  # what was copied was released then
-            for tensor in (self.base, self.target):
-                width = self._row_bytes(tensor)
+        for tensor in (self.base, self.target):
+            width = self._row_bytes(tensor)
+            if self._order is None:
                 tensor.release(span[0] * width, span[1] * width)
+            elif span[1] == self.rows:  # in an order, all of a tensor is read until the last
+                tensor.release(0, tensor.data.size)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Pair:
         """Some rows, copied to memory."""
@@ -101,12 +110,16 @@ class Pair:
     def _gather(self, tensor: TensorData, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """A copy of some rows; of a large tensor a few at a time are in memory."""
         data = tensor.data.reshape(self.rows, -1)
-        step = _SCATTERED_ROWS if tensor.data.size > _SCATTERED_ROWS * LARGEST_PAGE else max(rows.size, 1)
+        step = _SCATTERED_ROWS if self._is_large(tensor) else max(rows.size, 1)
         out = np.empty((rows.size, data.shape[1]), dtype=np.uint8)
         for start in range(0, rows.size, step):
             out[start : start + step] = data[rows[start : start + step]]
             tensor.release(0, tensor.data.size)
         return out.reshape(-1)
+
+    def _is_large(self, tensor: TensorData) -> bool:
+        """Whether scattered rows must be read a few at a time."""
+        return tensor.data.size > _SCATTERED_ROWS * LARGEST_PAGE
 
     def _row_bytes(self, tensor: TensorData) -> int:
         return self.cols * DTYPE_BITS[tensor.dtype] // 8

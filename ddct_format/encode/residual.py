@@ -159,7 +159,7 @@ def _quantise(
     energy = 0.0
 
     def quantise(span: tuple[int, int]) -> QuantisedBand:
-        result = encoder.quantise(pair.band(span), plan, left[slice(*span)])
+        result = encoder.quantise(pair.band(span, picked=encoder.picks_rows), plan, left[slice(*span)])
         pair.release(span)
         return result
 

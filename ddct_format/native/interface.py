@@ -186,6 +186,7 @@ class Encode(Protocol):
         target: Buffer,
         target_type: int,
         cols: int,
+        rows: Buffer,
         patch: int,
         analysis: Buffer,
         mirrored: bool,
@@ -203,7 +204,11 @@ class Encode(Protocol):
         sums: Buffer,
         /,
     ) -> float:
-        """Fills symbols, activity, counts and sums; the energy."""
+        """Fills symbols, activity, counts and sums; the energy.
+
+        Args:
+            rows: int64, which rows the band has.
+        """
 
     def patch_energies(
         self, base: Buffer, base_type: int, target: Buffer, target_type: int, cols: int, patch: int, out: Buffer, /

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -157,6 +158,23 @@ def test_quantised_bands(
     few = found.counts.sum(axis=0) / 120 * (shape == (1, 1))  # all of them alike: errors do not cancel
     assert (np.abs(found.sums - sums) <= close * sums + 10 * close + few).all()
     assert found.energy == pytest.approx(float(np.square(values).sum()), rel=close, abs=close + few.sum() / 100)
+
+
+@pytest.mark.parametrize("shape", [(100, 33), (64, 96)])
+@pytest.mark.parametrize("dtypes", DTYPES)
+def test_picked_rows(encoder: Encoder, shape: tuple[int, int], dtypes: tuple[str, str]) -> None:
+    if not encoder.picks_rows:
+        pytest.skip("it takes bands whose rows were gathered")
+    band = make_band(shape, *dtypes)
+    rows = np.random.default_rng(4).permutation(shape[0])[:50].astype(np.int64)
+    left = np.zeros((rows.size, 0), dtype=np.float32)
+    plan = ResidualPlan(16, "dct", 1000.0, np.zeros((0, shape[1]), dtype=np.float32), None, 65536 / 0.3, 0.2)
+    base, target = (data.reshape(shape[0], -1)[rows].reshape(-1) for data in (band.base, band.target))
+    gathered = encoder.quantise(Band(base, dtypes[0], target, dtypes[1], shape[1]), plan, left)
+    picked = encoder.quantise(replace(band, rows=rows), plan, left)
+    assert gathered.symbols.any()
+    assert np.array_equal(picked.symbols, gathered.symbols)
+    assert np.array_equal(picked.counts, gathered.counts)
 
 
 @pytest.mark.parametrize("shape", [(200, 712), (97, 331)])

@@ -53,10 +53,11 @@ static uint64_t count_patches(const encode_band *band, unsigned patch) {
     return (uint64_t)((band->rows + patch - 1) / patch) * ((band->cols + patch - 1) / patch);
 }
 
-/* Floats for one row of patches; NULL with an exception set. */
-static float *new_work(const encode_band *band, unsigned patch) {
+/* Floats for one row of patches and some rows more; NULL with an exception set. */
+static float *new_work(const encode_band *band, unsigned patch, size_t more) {
     size_t stride = (band->cols + patch - 1) / patch * patch;
-    float *work = malloc(patch * stride * sizeof(float));
+    stride = (stride + 15) / 16 * 16;
+    float *work = malloc((patch + more) * stride * sizeof(float));
     if (work == NULL)
         PyErr_NoMemory();
     return work;
@@ -143,9 +144,9 @@ static PyObject *delta_sums(PyObject *module, PyObject *arguments) {
     return Py_BuildValue("(dddN)", sums.energy, sums.magnitude, (double)sums.largest, PyBool_FromLong(sums.finite));
 }
 
-static bool order_is_inside(const int64_t *order, size_t count) {
+static bool order_is_inside(const int64_t *order, size_t count, size_t end) {
     for (size_t i = 0; i < count; i++)
-        if (order[i] < 0 || (uint64_t)order[i] >= count)
+        if (order[i] < 0 || (uint64_t)order[i] >= end)
             return false;
     return true;
 }
@@ -156,9 +157,9 @@ static PyObject *quantise_band(PyObject *module, PyObject *arguments) {
     unsigned patch;
     int mirrored;
     quantise_plan plan = {0};
-    Py_buffer analysis, left, right, order, edges, symbols, activity, counts, sums;
-    if (!PyArg_ParseTuple(arguments, "y*iy*iKIy*pfffIy*y*y*y*w*w*w*w*", &given.base, &given.base_type, &given.target,
-                          &given.target_type, &given.cols, &patch, &analysis, &mirrored, &plan.scale, &plan.unit,
+    Py_buffer rows, analysis, left, right, order, edges, symbols, activity, counts, sums;
+    if (!PyArg_ParseTuple(arguments, "y*iy*iKy*Iy*pfffIy*y*y*y*w*w*w*w*", &given.base, &given.base_type, &given.target,
+                          &given.target_type, &given.cols, &rows, &patch, &analysis, &mirrored, &plan.scale, &plan.unit,
                           &plan.rounding, &plan.rank, &left, &right, &order, &edges, &symbols, &activity, &counts,
                           &sums))
         return NULL;
@@ -166,19 +167,24 @@ static PyObject *quantise_band(PyObject *module, PyObject *arguments) {
     double energy = 0;
     float *work = NULL;
     bool valid = get_band(&given, &band);
+    if (valid && rows.len) {
+        valid = rows.len % 8 == 0 && (order_is_inside(rows.buf, (size_t)rows.len / 8, band.rows) || fail("no such row"));
+        band.row_order = rows.buf;
+        band.rows = (size_t)rows.len / 8;
+    }
     if (valid) {
         uint64_t patches = is_patch(patch) ? count_patches(&band, patch) : 0;
         plan.bins = (uint32_t)(edges.len / 8) + 1;
         if (!patches || (analysis.len && !is_size(&analysis, patch * patch, 4)) ||
             !is_size(&left, (uint64_t)band.rows * plan.rank, 4) ||
             !is_size(&right, (uint64_t)band.cols * plan.rank, 4) || (order.len && !is_size(&order, band.cols, 8)) ||
-            (order.len && !order_is_inside(order.buf, band.cols)) || !is_size(&symbols, patches, patch * patch) ||
+            (order.len && !order_is_inside(order.buf, band.cols, band.cols)) || !is_size(&symbols, patches, patch * patch) ||
             !is_size(&activity, patches, 4) || !is_size(&counts, plan.bins, 8 * MOST_MAGNITUDES) ||
             !is_size(&sums, MOST_MAGNITUDES, 8))
             valid = fail("the plan or a result does not fit the band");
     }
     if (valid)
-        valid = (work = new_work(&band, patch)) != NULL;
+        valid = (work = new_work(&band, patch, plan.rank + 1u)) != NULL;
     if (valid) {
         plan.patch = patch;
         plan.analysis = analysis.len ? analysis.buf : NULL;
@@ -193,7 +199,7 @@ static PyObject *quantise_band(PyObject *module, PyObject *arguments) {
     }
     free(work);
     release_band(&given);
-    Py_buffer *others[] = {&analysis, &left, &right, &order, &edges, &symbols, &activity, &counts, &sums};
+    Py_buffer *others[] = {&rows, &analysis, &left, &right, &order, &edges, &symbols, &activity, &counts, &sums};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         PyBuffer_Release(others[i]);
     return valid ? PyFloat_FromDouble(energy) : NULL;
@@ -213,7 +219,7 @@ static PyObject *patch_energies(PyObject *module, PyObject *arguments) {
     if (valid && (!is_patch(patch) || !is_size(&energies, count_patches(&band, patch), 8)))
         valid = fail("the result does not fit the band");
     if (valid)
-        valid = (work = new_work(&band, patch)) != NULL;
+        valid = (work = new_work(&band, patch, 0)) != NULL;
     if (valid)
         WITHOUT_LOCK(given.target.len, kernels()->encode->patch_energies(&band, patch, work, energies.buf));
     free(work);
@@ -247,7 +253,7 @@ static PyObject *affine_band(PyObject *module, PyObject *arguments) {
             valid = fail("the plan or a result does not fit the band");
     }
     if (valid)
-        valid = (work = new_work(&band, patch)) != NULL;
+        valid = (work = new_work(&band, patch, 0)) != NULL;
     if (valid) {
         plan.patch = patch;
         plan.analysis = analysis.len ? analysis.buf : NULL;

@@ -107,7 +107,7 @@ ALWAYS_INLINE void add_affine_sums(const float *decoded, const float *taken, siz
 static void encode_affine(const encode_band *band, const quantise_plan *plan, const float *basis,
                           const uint8_t *alphabets, float *work, affine_result *result) {
     uint32_t patch = plan->patch, count = patch * patch;
-    size_t across = (band->cols + patch - 1) / patch, stride = across * patch;
+    size_t across = (band->cols + patch - 1) / patch, stride = row_stride(band->cols, patch);
     floats turned[16], basis_rows[16];
     float taken[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH], values[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH];
     turn_matrix(plan, turned);
@@ -117,7 +117,7 @@ static void encode_affine(const encode_band *band, const quantise_plan *plan, co
     result->magnitude = result->energy = result->aligned = 0;
     size_t number = 0;
     for (size_t first = 0; first < band->rows; first += patch) {
-        residual_rows(band, plan, first, work, stride);
+        residual_rows(band, plan, first, NULL, work, stride);
         for (size_t column = 0; column < across; column++, number++) {
             uint8_t *symbols = result->symbols + number * count;
             int largest = alphabets[number] - 1;
@@ -126,7 +126,7 @@ static void encode_affine(const encode_band *band, const quantise_plan *plan, co
                 result->minima[number] = result->steps[number] = 0;
                 continue;
             }
-            take_patch(plan, work, stride, band->cols, column * patch, taken);
+            take_patch(plan, NULL, work, stride, band->cols, column * patch, taken);
             transform_values(plan, turned, taken, values);
             float low, high;
             find_extremes(values, count, &low, &high);

@@ -87,6 +87,7 @@ ALWAYS_INLINE void difference_of(element_type base_type, element_type type, cons
 
 /* target - base of a row; each pair of types a loop of its own. */
 static void row_difference(const encode_band *band, size_t row, float *out) {
+    row = band->row_order == NULL ? row : (size_t)band->row_order[row];
     const uint8_t *base = band->base + row * band->cols * element_size(band->base_type);
     const uint8_t *target = band->target + row * band->cols * element_size(band->target_type);
     switch (3 * (int)band->base_type + (int)band->target_type) {
@@ -179,10 +180,41 @@ static encode_sums encode_delta_sums(const encode_band *band) {
 #include "encode_amx_body.h"
 #endif
 
-/* A row of patches of the scaled delta, less its low-rank part: patch rows of `stride` floats, padded with zeros. */
-static void residual_rows(const encode_band *band, const quantise_plan *plan, size_t first, float *rows,
-                          size_t stride) {
-    uint32_t patch = plan->patch;
+/* Floats of a row of patches. */
+ALWAYS_INLINE size_t row_stride(size_t cols, uint32_t patch) {
+    size_t padded = (cols + patch - 1) / patch * patch;
+    return (padded + WIDE - 1) / WIDE * WIDE;
+}
+
+#if defined(USE_AVX512)
+enum { PIECES_AT_ONCE = 2 };
+#else
+enum { PIECES_AT_ONCE = 1 };
+#endif
+
+/* Eight rows less their low-rank part, for `pieces` times 16 columns. Right factors lie piece by piece. */
+ALWAYS_INLINE void subtract_terms(float *rows, size_t stride, int pieces, uint32_t rank, const float *left,
+                                  const float *right) {
+    floats sums[PIECES_AT_ONCE][8];
+    for (int p = 0; p < pieces; p++)
+        for (int r = 0; r < 8; r++)
+            sums[p][r] = load_floats(rows + (size_t)r * stride + p * WIDE);
+    for (uint32_t k = 0; k < rank; k++)
+        for (int p = 0; p < pieces; p++) {
+            floats factor = load_floats(right + ((uint32_t)p * rank + k) * WIDE);
+            for (int r = 0; r < 8; r++)
+                sums[p][r] -= left[(size_t)r * rank + k] * factor;
+        }
+    for (int p = 0; p < pieces; p++)
+        for (int r = 0; r < 8; r++)
+            store_floats(rows + (size_t)r * stride + p * WIDE, sums[p][r]);
+}
+
+/* A row of patches of the scaled delta, less its low-rank part: patch rows of `stride` floats, padded with zeros.
+ * `right` is what arrange_right() gave. */
+static void residual_rows(const encode_band *band, const quantise_plan *plan, size_t first, const float *right,
+                          float *rows, size_t stride) {
+    const uint32_t patch = plan->patch, rank = plan->rank;
     for (uint32_t r = 0; r < patch; r++) {
         float *values = rows + r * stride;
         size_t filled = first + r < band->rows ? band->cols : 0;
@@ -194,35 +226,39 @@ static void residual_rows(const encode_band *band, const quantise_plan *plan, si
         }
         memset(values + filled, 0, (stride - filled) * sizeof(float));
     }
-    size_t height = band->rows - first < patch ? band->rows - first : patch;
-    if (!plan->rank)
+    if (!rank)
         return;
-    const float *left = plan->left + first * plan->rank;
-    for (size_t top = 0; top < height; top += 8) {
-        uint32_t count = height - top < 8 ? (uint32_t)(height - top) : 8;
-        size_t c = 0;
-        for (; c + WIDE <= band->cols && count == 8; c += WIDE) {
-            floats sums[8];
-            for (int r = 0; r < 8; r++)
-                sums[r] = load_floats(rows + (top + (size_t)r) * stride + c);
-            for (uint32_t k = 0; k < plan->rank; k++) {
-                floats factor = load_floats(plan->right + k * band->cols + c);
-                for (int r = 0; r < 8; r++)
-                    sums[r] -= left[(top + (size_t)r) * plan->rank + k] * factor;
-            }
-            for (int r = 0; r < 8; r++)
-                store_floats(rows + (top + (size_t)r) * stride + c, sums[r]);
+    size_t height = band->rows - first < patch ? band->rows - first : patch;
+    const float *left = plan->left + first * rank;
+    for (size_t top = 0; top < height; top += 8, left += 8 * rank) {
+        float *of_rows = rows + top * stride;
+        if (height - top < 8) {
+            for (size_t r = 0; r < height - top; r++)
+                for (size_t c = 0; c < band->cols; c++)
+                    for (uint32_t k = 0; k < rank; k++)
+                        of_rows[r * stride + c] -= left[r * rank + k] * plan->right[k * band->cols + c];
+            continue;
         }
-        for (; c < band->cols; c++)
-            for (size_t r = top; r < top + count; r++)
-                for (uint32_t k = 0; k < plan->rank; k++)
-                    rows[r * stride + c] -= left[r * plan->rank + k] * plan->right[k * band->cols + c];
+        size_t c = 0;
+        for (; c + PIECES_AT_ONCE * WIDE <= stride; c += PIECES_AT_ONCE * WIDE)
+            subtract_terms(of_rows + c, stride, PIECES_AT_ONCE, rank, left, right + c * rank);
+        for (; c < stride; c += WIDE)
+            subtract_terms(of_rows + c, stride, 1, rank, left, right + c * rank);
     }
 }
 
-/* The columns of a patch, in their order. */
-static void take_patch(const quantise_plan *plan, const float *rows, size_t stride, size_t cols, size_t first,
-                       float *out) {
+/* The right factors, those of 16 columns together: so they are read from end to end. */
+static void arrange_right(const quantise_plan *plan, size_t cols, size_t stride, float *right) {
+    memset(right, 0, stride * plan->rank * sizeof *right);
+    for (uint32_t k = 0; k < plan->rank; k++)
+        for (size_t c = 0; c < cols; c += WIDE)
+            memcpy(right + c * plan->rank + k * WIDE, plan->right + k * cols + c,
+                   (cols - c < WIDE ? cols - c : WIDE) * sizeof *right);
+}
+
+/* The columns of a patch, in their order: `places` holds it, if there is one. */
+static void take_patch(const quantise_plan *plan, const int32_t *places, const float *rows, size_t stride, size_t cols,
+                       size_t first, float *out) {
     uint32_t patch = plan->patch;
     for (uint32_t r = 0; r < patch; r++) {
         const float *row = rows + r * stride;
@@ -230,8 +266,13 @@ static void take_patch(const quantise_plan *plan, const float *rows, size_t stri
             memcpy(out + r * patch, row + first, patch * sizeof(float));
             continue;
         }
-        for (uint32_t c = 0; c < patch; c++)
-            out[r * patch + c] = first + c < cols ? row[plan->col_order[first + c]] : 0.0f;
+        uint32_t c = 0;
+#if defined(USE_AVX512)
+        for (; c + WIDE <= patch && first + c + WIDE <= cols; c += WIDE)
+            _mm512_storeu_ps(out + r * patch + c, _mm512_i32gather_ps(_mm512_loadu_si512(places + first + c), row, 4));
+#endif
+        for (; c < patch; c++)
+            out[r * patch + c] = first + c < cols ? row[places[first + c]] : 0.0f;
     }
 }
 
@@ -382,20 +423,25 @@ ALWAYS_INLINE void turn_matrix(const quantise_plan *plan, floats *turned) {
 
 static void encode_quantise(const encode_band *band, const quantise_plan *plan, float *work, quantise_result *result) {
     uint32_t patch = plan->patch, count = patch * patch;
-    size_t across = (band->cols + patch - 1) / patch, stride = across * patch;
+    size_t across = (band->cols + patch - 1) / patch, stride = row_stride(band->cols, patch);
+    float *right = work + patch * stride;
+    int32_t *places = (int32_t *)(right + plan->rank * stride);
     floats turned[16];
     float taken[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH], values[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH];
     turn_matrix(plan, turned);
+    arrange_right(plan, band->cols, stride, right);
+    for (size_t c = 0; plan->col_order != NULL && c < band->cols; c++)
+        places[c] = (int32_t)plan->col_order[c];
     result->energy = 0;
     memset(result->counts, 0, (size_t)plan->bins * MOST_MAGNITUDES * sizeof *result->counts);
     memset(result->sums, 0, MOST_MAGNITUDES * sizeof *result->sums);
     size_t number = 0;
     for (size_t first = 0; first < band->rows; first += patch) {
-        residual_rows(band, plan, first, work, stride);
+        residual_rows(band, plan, first, right, work, stride);
         running_sums sums = {{0}, {0}, {{0}, {0}, {0}}};
         for (size_t column = 0; column < across; column++, number++) {
             int32_t histogram[MOST_MAGNITUDES + 1];
-            take_patch(plan, work, stride, band->cols, column * patch, taken);
+            take_patch(plan, places, work, stride, band->cols, column * patch, taken);
             transform_values(plan, turned, taken, values);
             int32_t activity = quantise_patch(values, count, plan->rounding, result->symbols + number * count, &sums,
                                               histogram, result->sums);
@@ -415,10 +461,10 @@ static void encode_quantise(const encode_band *band, const quantise_plan *plan, 
 }
 
 static void encode_patch_energies(const encode_band *band, uint32_t patch, float *work, double *energies) {
-    size_t across = (band->cols + patch - 1) / patch, stride = across * patch;
+    size_t across = (band->cols + patch - 1) / patch, stride = row_stride(band->cols, patch);
     const quantise_plan plan = {.patch = patch, .scale = 1.0f};
     for (size_t first = 0; first < band->rows; first += patch) {
-        residual_rows(band, &plan, first, work, stride);
+        residual_rows(band, &plan, first, NULL, work, stride);
         for (size_t column = 0; column < across; column++) {
             doubles sums = {0}; /* squares of floats may be beyond their range */
             for (uint32_t r = 0; r < patch; r++) {

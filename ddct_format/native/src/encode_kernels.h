@@ -16,6 +16,7 @@ typedef struct {
     const uint8_t *base, *target;
     element_type base_type, target_type;
     size_t rows, cols;
+    const int64_t *row_order; /* where in base and target each row lies; NULL for one after the other */
 } encode_band;
 
 typedef struct {
@@ -77,7 +78,8 @@ typedef struct encode_table {
      * time, a multiple of 8. */
     void (*power)(const encode_band *band, float scale, size_t stride, const float *vectors, size_t group, float *work,
                   power_result *result);
-    /* `work`: floats for a row of patches, patch * (cols rounded up to whole patches). */
+    /* `work`: floats for a row of patches, patch * (cols rounded up to whole patches and to a multiple of 16); for
+     * quantise, rank + 1 such rows more. */
     void (*quantise)(const encode_band *band, const quantise_plan *plan, float *work, quantise_result *result);
     void (*patch_energies)(const encode_band *band, uint32_t patch, float *work, double *energies);
     void (*affine)(const encode_band *band, const quantise_plan *plan, const float *basis, const uint8_t *alphabets,
