@@ -60,10 +60,10 @@ class DeviceEncoder(NativeEncoder):
         self.band_weights = max(BAND_WEIGHTS, min(_MOST_WEIGHTS, *map(_weights_that_fit, devices)))
 
     @property
-    @property
     def picks_rows(self) -> bool:
         return False
 
+    @property
     def device(self) -> torch.device:
         """The calling thread's: each takes the next one when it first asks."""
         device: torch.device | None = getattr(self._local, "device", None)
