@@ -163,8 +163,9 @@ def _group(counts: Counts) -> tuple[tuple[int, ...], float]:
     Args:
         counts: [contexts, symbols].
     """
-    present = np.flatnonzero(counts.any(axis=1))
-    matrix = counts[np.ix_(present, counts.any(axis=0))].astype(np.float64)
+    present = np.flatnonzero(counts.sum(axis=1))  # several times as fast as any()
+    matrix = counts[present].astype(np.float64)
+    matrix = matrix[:, matrix.any(axis=0)]
     firsts, costs = present, _table_costs(matrix)
     gains = _gains(matrix, costs, np.arange(len(matrix) - 1))
     while gains.size and (gains.max() > 0 or firsts.size > _MAX_GROUPS):

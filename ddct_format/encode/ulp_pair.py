@@ -65,7 +65,7 @@ class UlpPair:
         """The symbols of each group, and the extra bits of all."""
         group_of = params.groups(np.arange(MAX_BOUND + 1, dtype=np.int16))
         by_group = np.zeros((_SYMBOLS, _SYMBOLS), dtype=np.int64)
-        np.add.at(by_group, group_of, counts)
+        by_group[: len(params.bounds) + 1] = np.add.reduceat(counts, [0, *params.bounds], axis=0)
         ends, bit_ends = np.cumsum(by_group.sum(axis=1)), np.cumsum(by_group @ params.extra_bits())
         places, positions = (np.concatenate([[0], last[:-1]]).astype(np.int64) for last in (ends, bit_ends))
         symbols, extra = workspace.allocate(int(ends[-1])), workspace.allocate(-(-int(bit_ends[-1]) // 8))
