@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from .. import native
-from ..errors import ConfigError
+from ..errors import BudgetError, ConfigError
 from .interface import Backend
 
 __all__ = ["BACKENDS", "Backend", "get_backend"]
@@ -24,9 +24,13 @@ def get_backend(name: str) -> Backend:
 
     Raises:
         ConfigError: there is no such backend, or not on this machine.
+        BudgetError: others have all memory of the device.
     """
     if name == "auto":
-        name = "cuda" if _cuda_is_usable() else "cpu"
+        try:
+            return get_backend("cuda" if _cuda_is_usable() else "cpu")
+        except BudgetError:  # others have all of its memory
+            return get_backend("cpu")
     if name.partition(":")[0] == "cuda":
         if find_spec("triton") is None:
             raise ConfigError(f"the device {name!r} needs Triton: install ddct[gpu], or use cpu")

@@ -19,6 +19,7 @@ from ..encoder import Band
 from ..interface import Decoder
 from ..native_cpu import NativeCpuBackend
 from ..torch_cpu import TorchCpuBackend
+from .device import is_out_of_memory
 from .encoder import DeviceEncoder
 from .fused import FusedLayer, FusedPlan
 from .layer import BITS, DeviceLayer, LayerPlan, plan_layer
@@ -100,7 +101,9 @@ class CudaBackend(DeviceEncoder):
                     if done is None:
                         return
                     yield done
-            except torch.cuda.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 # Other processes may hold the device's memory: less of it gives the same bits, only later.
                 torch.cuda.empty_cache()
         yield from _cpu().apply_bands(params, stored, base, base_dtype, dtype, out)

@@ -7,18 +7,21 @@ import re
 
 import torch
 
-from ...errors import ConfigError
+from ...errors import BudgetError, ConfigError
 
-__all__ = ["find_devices", "limit_memory", "usable_memory"]
+__all__ = ["find_devices", "is_out_of_memory", "limit_memory", "usable_memory"]
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_SHORTAGES = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+"""In what torch, its libraries, Triton and the driver say when the device has no memory left."""
 
 
 def find_devices(name: str) -> list[torch.device]:
-    """The devices of a name: ``cuda``, all that are visible; ``cuda:1``; ``cuda:0,2``.
+    """The devices of a name: ``cuda``, all that are visible and not full; ``cuda:1``; ``cuda:0,2``.
 
     Raises:
         ConfigError: there is no such device.
+        BudgetError: others leave no memory of it, not even what CUDA itself takes.
     """
     match = re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", name)
     if match is None:
@@ -29,7 +32,26 @@ def find_devices(name: str) -> list[torch.device]:
     numbers = sorted({int(number) for number in match[1].split(",")}) if match[1] else list(range(count))
     if numbers[-1] >= count:
         raise ConfigError(f"no device {name!r}: this machine has {count}, numbered from 0")
-    return [torch.device("cuda", number) for number in numbers]
+    devices = [torch.device("cuda", number) for number in numbers]
+    usable = [device for device in devices if _can_start(device)]
+    if not usable or (match[1] and usable != devices):
+        raise BudgetError(f"no memory of the device {name!r} is left, not even what CUDA itself takes; use cpu")
+    return usable
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device's memory was what was missing; only torch's own allocator has a class for that."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(word in str(error) for word in _SHORTAGES)
+
+
+def _can_start(device: torch.device) -> bool:
+    try:
+        torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            return False
+        raise
+    return True
 
 
 def limit_memory(devices: list[torch.device]) -> None:

@@ -27,7 +27,7 @@ from ..encoder import (
     ResidualPlan,
 )
 from ..native_encoder import NativeEncoder
-from .device import usable_memory
+from .device import is_out_of_memory, usable_memory
 from .fused_encoder import MOST_AFFINE, Operands, encode_affine, encode_levels, fits
 
 __all__ = ["DTYPES", "DeviceEncoder"]
@@ -202,7 +202,9 @@ class DeviceEncoder(NativeEncoder):
         try:
             with self.on_stream():
                 return compute()
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
             return on_host()
 

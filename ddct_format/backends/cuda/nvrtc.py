@@ -16,6 +16,8 @@ import torch
 
 __all__ = ["Kernels", "NvrtcError", "find_nvrtc", "load_kernels"]
 
+_NO_MEMORY = 2
+"""CUDA_ERROR_OUT_OF_MEMORY"""
 _OLDEST = (8, 0)
 """Compute capability from which the kernels' matrix instructions exist."""
 _STATIC_SHARED = 16 << 10
@@ -162,4 +164,4 @@ def _driver() -> ctypes.CDLL:
 
 def _check(status: int, what: str) -> None:
     if status:
-        raise NvrtcError(f"{what}: error {status} of CUDA")
+        raise NvrtcError(f"{what}: " + ("out of memory" if status == _NO_MEMORY else f"error {status} of CUDA"))
