@@ -1,6 +1,6 @@
 """What the GPU path reaches, as shares of the copy bandwidth measured in the same run; prints Markdown tables.
 
-Usage: python benchmarks/gpu.py [kernels] [encode] [mixes] [swap] [pipeline] [--layers N] [--device cuda:0]
+Usage: python benchmarks/gpu.py [kernels] [encode] [mixes] [exact] [swap] [pipeline] [--layers N] [--device cuda:0]
 
 Bytes are those that must move: packed payload in, base in, result out into a second buffer (decode); base and fine-tune
 in, symbols out in four bits (``balanced``) or two (``paper``), and what is told of each patch (encode). ``decode`` is
@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import triton
+from gpu_exact import exact
 from gpu_pipeline import NORM, loads, model_7b, pipeline, swaps
 from safetensors.torch import save_file
 
@@ -338,7 +339,7 @@ def main() -> None:
         f"Triton {triton.__version__}; `python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`; "
         f"copy {copy / 1e12:.2f} TB/s\n"
     )
-    parts = {"kernels": kernels, "encode": encode, "mixes": mixes, "swap": swap}
+    parts = {"kernels": kernels, "encode": encode, "mixes": mixes, "exact": exact, "swap": swap}
     for part in arguments.parts:
         (partial(pipeline, arguments.layers, arguments.device) if part == "pipeline" else partial(parts[part], copy))()
         print()

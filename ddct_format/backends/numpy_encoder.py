@@ -25,9 +25,10 @@ from .encoder import (
     activity_bins,
 )
 
-__all__ = ["NumpyEncoder", "prediction"]
+__all__ = ["LARGEST_SIZE", "NumpyEncoder", "prediction"]
 
-_LARGEST_SIZE = np.float32(2.0**60)
+LARGEST_SIZE = 2.0**60
+"""Of a residual: what is larger says nothing about others."""
 _SYMBOLS = 256
 
 
@@ -129,7 +130,7 @@ class NumpyEncoder:
         with np.errstate(over="ignore", invalid="ignore"):
             before, after = (float32_from_bytes(data, band.dtype) for data in (prediction(band), band.target))
             size = np.abs(after - before)
-        finite = np.where(np.isfinite(size), np.minimum(size, _LARGEST_SIZE), np.float32(0))
+        finite = np.where(np.isfinite(size), np.minimum(size, np.float32(LARGEST_SIZE)), np.float32(0))
         return finite.reshape(-1, band.cols)
 
     def ulp_row_sizes(self, band: Band, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

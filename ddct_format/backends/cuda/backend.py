@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +22,13 @@ from .encoder import DeviceEncoder
 from .fused import FusedLayer, FusedPlan
 from .layer import BITS, DeviceLayer, LayerPlan, plan_layer
 from .part import Part
+from .ulp_decode import decode_ulp
 
 __all__ = ["CudaBackend"]
 
 _TILES = (32 << 20, 2 << 20)
 """Bytes of the base that are on the device at a time; the second when there is not enough memory for the first."""
 _SLOTS = 2
-_portable = threading.Lock()  # Triton compiles when it first launches a kernel
 
 
 class CudaBackend(DeviceEncoder):
@@ -56,7 +54,7 @@ class CudaBackend(DeviceEncoder):
         return result
 
     def decode_delta(self, params: DctqParams, payload: DctqPayload) -> npt.NDArray[np.float32]:
-        with self.on_stream(), _portable:
+        with self.on_stream():
             result: npt.NDArray[np.float32] = self._layer(params, _stored(params, payload)).delta().cpu().numpy()
         return result
 
@@ -116,7 +114,17 @@ class CudaBackend(DeviceEncoder):
         before_dtype: str,
         out: npt.NDArray[np.uint8],
     ) -> Iterator[int]:
-        return _cpu().apply_ulp_bands(params, payload, before, before_dtype, out)
+        def compute() -> bool:
+            source = self.upload(before)
+            target = source if before_dtype == params.dtype else self._empty(out.size)
+            decode_ulp(params, payload, self.upload(payload), source, before_dtype, target)
+            self.download(target, out)
+            return True
+
+        if self._or_host(compute, lambda: False):
+            yield out.size
+        else:
+            yield from _cpu().apply_ulp_bands(params, payload, before, before_dtype, out)
 
     def _tiles(
         self,
@@ -134,12 +142,10 @@ class CudaBackend(DeviceEncoder):
         before, after = grid.cols * FLOAT_WIDTHS[base_dtype], grid.cols * FLOAT_WIDTHS[dtype]
         rows = max(grid.patch, tile // before // grid.patch * grid.patch)
         if isinstance(plan, LayerPlan) or params.row_keys or rows >= grid.rows:
-            with _portable if isinstance(plan, LayerPlan) else nullcontext():
-                source = self.upload(base).view(BITS[base_dtype])
-                target = source if base_dtype == dtype else self._empty(grid.rows * after).view(BITS[dtype])
-                self._build(plan).apply(source, base_dtype, target, dtype)
-                result = target.view(-1).view(torch.uint8).cpu().numpy()
-            out[:] = result
+            source = self.upload(base).view(BITS[base_dtype])
+            target = source if base_dtype == dtype else self._empty(grid.rows * after).view(BITS[dtype])
+            self._build(plan).apply(source, base_dtype, target, dtype)
+            self.download(target, out)
             yield out.size
             return
         layer = self._build(plan)

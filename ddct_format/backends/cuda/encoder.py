@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from ...codec.floats import FLOAT_WIDTHS
 from ...codec.transform import analysis_matrix, basis_matrix
+from ...codec.ulp import UlpParams
 from ..encoder import (
     ACTIVITY_BINS,
     BAND_WEIGHTS,
@@ -25,10 +26,16 @@ from ..encoder import (
     PowerStep,
     QuantisedBand,
     ResidualPlan,
+    UlpCoding,
+    UlpStreams,
 )
 from ..native_encoder import NativeEncoder
+from ..numpy_encoder import LARGEST_SIZE
 from .device import is_out_of_memory, usable_memory
 from .fused_encoder import MOST_AFFINE, Operands, encode_affine, encode_levels, fits
+from .layer import BITS
+from .ulp_elements import Grouping, predict
+from .ulp_encode import copy_bits, count_symbols, scatter_symbols
 
 __all__ = ["DTYPES", "DeviceEncoder"]
 
@@ -170,6 +177,56 @@ class DeviceEncoder(NativeEncoder):
             compute, lambda: super(DeviceEncoder, self).quantise_affine(band, patch, transform, scale, alphabets)
         )
 
+    def ulp_row_sizes(self, band: Band, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        def compute() -> npt.NDArray[np.float32]:
+            predicted = self.upload(band.base).view(DTYPES[band.base_dtype]).to(DTYPES[band.dtype]).float()
+            sizes = (self.upload(band.target).view(DTYPES[band.dtype]).float() - predicted).abs()
+            sizes = torch.where(sizes.isfinite(), sizes.clamp_max(LARGEST_SIZE), 0)
+            return _host(sizes.view(-1, band.cols) @ self.upload(weights))
+
+        return self._or_host(compute, lambda: super(DeviceEncoder, self).ulp_row_sizes(band, weights))
+
+    def count_ulp(self, band: Band, coding: UlpCoding, counts: npt.NDArray[np.int64]) -> None:
+        def compute() -> None:
+            found = _host(count_symbols(*self._ulp_elements(band, coding, None)))
+            np.add(counts, found, out=counts)
+
+        self._or_host(compute, lambda: super(DeviceEncoder, self).count_ulp(band, coding, counts))
+
+    def scatter_ulp(self, band: Band, coding: UlpCoding, streams: UlpStreams) -> None:
+        def compute() -> None:
+            scattered = scatter_symbols(*self._ulp_elements(band, coding, streams.group_of))
+            extra = _host(scattered.extra).view(np.uint8)
+            bit_starts, starts = scattered.bit_starts.tolist(), scattered.starts.tolist()
+            symbols = self.download(scattered.symbols)
+            for group, ((first, last), (bit, bit_end)) in enumerate(
+                zip(pairwise(starts), pairwise(bit_starts), strict=True)
+            ):
+                place, position = int(streams.places[group]), int(streams.positions[group])
+                streams.symbols[place : place + last - first] = symbols[first:last]
+                copy_bits(extra, bit, bit_end - bit, streams.extra, position)
+                streams.places[group] += last - first
+                streams.positions[group] += bit_end - bit
+
+        self._or_host(compute, lambda: super(DeviceEncoder, self).scatter_ulp(band, coding, streams))
+
+    def _ulp_elements(
+        self, band: Band, coding: UlpCoding, group_of: npt.NDArray[np.uint8] | None
+    ) -> tuple[Grouping, torch.Tensor, int, int]:
+        """What ``ulp_encode`` takes of a band."""
+        target = self.upload(band.target)
+        grouping = Grouping(
+            predicted=predict(self.upload(band.base).view(BITS[band.base_dtype]), band.base_dtype, band.dtype),
+            dtype=band.dtype,
+            cols=band.cols,
+            row_keys=self.upload(coding.row_keys) if coding.row_keys.size else None,
+            col_keys=self.upload(coding.col_keys) if coding.col_keys.size else None,
+            group_of=target if group_of is None else self.upload(group_of),
+            groups=1 if group_of is None else int(group_of.max()) + 1,
+        )
+        mantissa = UlpParams(band.dtype, 1, band.cols, shift=coding.shift).mantissa
+        return grouping, target.view(BITS[band.dtype]), coding.shift, mantissa
+
     def upload(self, data: npt.NDArray[Any]) -> torch.Tensor:
         """An array on the device; ordered before what follows on the thread's stream."""
         source = np.ascontiguousarray(data)
@@ -177,6 +234,19 @@ class DeviceEncoder(NativeEncoder):
         staged.numpy()[:] = source.reshape(-1).view(np.uint8)
         placed = staged.to(self.device, non_blocking=True)
         return placed.view(torch.from_numpy(np.empty(0, dtype=source.dtype)).dtype).view(source.shape)
+
+    def download(self, data: torch.Tensor, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+        """The bytes of a contiguous tensor, in ``out`` if it is given."""
+        data = data.view(-1).view(torch.uint8)
+        if self.device.type == "cuda":
+            staged = torch.empty(data.numel(), dtype=torch.uint8, pin_memory=True)
+            staged.copy_(data, non_blocking=True)
+            torch.cuda.current_stream().synchronize()
+            data = staged
+        if out is None:
+            return data.numpy()
+        out[:] = data.numpy()
+        return out
 
     @contextmanager
     def stream_entered(self) -> Iterator[None]:
