@@ -1,10 +1,9 @@
 /* The loops of ulp.v1 (section 7.3); included by kernels_body.h once per instruction set. */
 
 typedef struct ulp_tile {
-    uint32_t patterns[ULP_TILE];
+    uint8_t patterns[4 * ULP_TILE]; /* of the target's width */
     uint32_t magnitudes[ULP_TILE];
     float zeros[ULP_TILE];
-    uint8_t converted[4 * ULP_TILE];
     uint16_t contexts[ULP_TILE];
     uint16_t long_ones[ULP_TILE]; /* elements whose symbols have extra bits */
     uint8_t symbols[ULP_TILE];
@@ -13,39 +12,37 @@ typedef struct ulp_tile {
 /* Patterns of elements [first, first + count) of the prediction. */
 static void load_prediction(const ulp_grouping *g, uint64_t first, size_t count, ulp_tile *tile) {
     const uint8_t *from = g->before + first * g->before_width;
-    if (g->before_type != g->type) {
-        memset(tile->zeros, 0, count * sizeof *tile->zeros);
-        ddct_apply(g->before_type, from, tile->zeros, g->type, tile->converted, count);
-        from = tile->converted;
-    }
-    if (g->width == 4) {
-        memcpy(tile->patterns, from, 4 * count);
+    if (g->before_type == g->type) {
+        memcpy(tile->patterns, from, count * g->width);
         return;
     }
-    for (size_t i = 0; i < count; i++) {
-        uint16_t pattern;
-        memcpy(&pattern, from + 2 * i, sizeof pattern);
-        tile->patterns[i] = pattern;
-    }
+    memset(tile->zeros, 0, count * sizeof *tile->zeros);
+    ddct_apply(g->before_type, from, tile->zeros, g->type, tile->patterns, count);
 }
 
 /* Section 7.3.1, steps 2 and 3, without the row's key. */
-static void load_contexts(const ulp_grouping *g, const uint8_t *column_keys, size_t count, ulp_tile *tile) {
-    const uint32_t fraction = g->code.fraction, largest = g->code.exponent_mask;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t exponent = tile->patterns[i] >> fraction & largest;
-        tile->contexts[i] = (uint16_t)(4 * (largest - (exponent > 1 ? exponent : 1)));
+#define DEFINE_LOAD_CONTEXTS(NAME, TYPE)                                                                            \
+    static void NAME(const ddct_ulp_code *code, const uint8_t *column_keys, size_t count, ulp_tile *tile) {         \
+        const uint32_t fraction = code->fraction;                                                                   \
+        const TYPE largest = (TYPE)code->exponent_mask;                                                             \
+        for (size_t i = 0; i < count; i++) {                                                                        \
+            TYPE exponent;                                                                                          \
+            memcpy(&exponent, tile->patterns + i * sizeof exponent, sizeof exponent);                               \
+            exponent = (TYPE)(exponent >> fraction) & largest;                                                      \
+            tile->contexts[i] = (uint16_t)((uint16_t)(largest - (exponent > 1 ? exponent : 1)) << 2);               \
+        }                                                                                                           \
+        for (size_t i = 0; column_keys != NULL && i < count; i++)                                                   \
+            tile->contexts[i] = (uint16_t)(tile->contexts[i] + column_keys[i]);                                     \
     }
-    if (column_keys != NULL)
-        for (size_t i = 0; i < count; i++)
-            tile->contexts[i] = (uint16_t)(tile->contexts[i] + column_keys[i]);
-}
+DEFINE_LOAD_CONTEXTS(load_contexts2, uint16_t)
+DEFINE_LOAD_CONTEXTS(load_contexts4, uint32_t)
 
 /* The next tile of a row, at most: its patterns and contexts. Sets the group of each of these contexts. */
 static size_t load_tile(const ulp_grouping *g, uint64_t row, uint64_t column, ulp_tile *tile, const uint8_t **group_of) {
     size_t count = g->cols - column < ULP_TILE ? (size_t)(g->cols - column) : ULP_TILE;
     load_prediction(g, row * g->cols + column, count, tile);
-    load_contexts(g, g->column_keys == NULL ? NULL : g->column_keys + column, count, tile);
+    const uint8_t *column_keys = g->column_keys == NULL ? NULL : g->column_keys + column;
+    (g->width == 2 ? load_contexts2 : load_contexts4)(&g->code, column_keys, count, tile);
     *group_of = g->group_of + (g->row_keys == NULL ? 0 : g->row_keys[row]);
     return count;
 }
@@ -136,13 +133,15 @@ INLINE uint64_t read_extra_bits(const ulp_layer *d, ulp_cursor *cursor, uint32_t
         const uint32_t shift = code->shift;                                                                         \
         WIDE_TYPE outside = 0;                                                                                      \
         for (size_t i = 0; i < count; i++) {                                                                        \
-            WIDE_TYPE place = (WIDE_TYPE)(tile->patterns[i] >> shift);                                              \
+            TYPE pattern;                                                                                           \
+            memcpy(&pattern, tile->patterns + i * sizeof pattern, sizeof pattern);                                  \
+            WIDE_TYPE place = (WIDE_TYPE)(pattern >> shift);                                                        \
             WIDE_TYPE magnitude = (WIDE_TYPE)tile->magnitudes[i];                                                   \
             bool negative = place >= half;                                                                          \
             place = negative ? half - 1 - place : place;                                                            \
             WIDE_TYPE target = place + (negative != (tile->symbols[i] & 1) ? -magnitude : magnitude);               \
             outside |= (WIDE_TYPE)(target < -half) | (WIDE_TYPE)(target >= half);                                   \
-            TYPE pattern = (TYPE)((TYPE)(target >= 0 ? target : half - 1 - target) << shift);                       \
+            pattern = (TYPE)((TYPE)(target >= 0 ? target : half - 1 - target) << shift);                       \
             memcpy(out + i * sizeof pattern, &pattern, sizeof pattern);                                             \
         }                                                                                                           \
         return outside == 0;                                                                                        \
