@@ -45,7 +45,7 @@ class ExactPlan:
 
     Attributes:
         row_keys, col_keys: uint8, empty without.
-        counts: int64 [contexts, symbols].
+        counts: int64 [parts, contexts, symbols].
         size: about how many bytes the layer takes.
     """
 
@@ -79,7 +79,7 @@ def encode_exact(
         plan: what :func:`plan_exact` gave for the same tensors.
     """
     workspace = workspace or Workspace()
-    plan = plan or plan_exact(before, target, cols, encoder)
+    plan = plan or plan_exact(before, target, cols, encoder, workspace)
     pair = _pair(before, target, cols, encoder)
     groups, extra = pair.scatter(plan.params, plan.row_keys, plan.col_keys, plan.counts, workspace)
     written = list(workspace.spread(lambda symbols: _write_group(symbols, workspace), groups))
@@ -92,26 +92,33 @@ def encode_exact(
 
 
 def plan_exact(
-    before: TensorData, target: TensorData, cols: int, encoder: Encoder, *, kinds: Kinds | None = None
+    before: TensorData,
+    target: TensorData,
+    cols: int,
+    encoder: Encoder,
+    workspace: Workspace,
+    *,
+    kinds: Kinds | None = None,
 ) -> ExactPlan:
     """Choose keys and groups.
 
     Args:
-        before, target, cols, encoder: see :func:`encode_exact`.
+        before, target, cols, encoder, workspace: see :func:`encode_exact`.
         kinds: whether rows and columns have keys, if a sample has decided that.
     """
     pair = _pair(before, target, cols, encoder)
     candidates = [kinds] if kinds is not None else _candidates(pair.rows, cols)
-    scales = _scales(pair) if any(any(kind) for kind in candidates) else None
+    scales = _scales(pair, workspace) if any(any(kind) for kind in candidates) else None
     best: ExactPlan | None = None
     for kind in candidates:
         row_keys, col_keys = _keys(scales, kind)
-        counts = pair.count(row_keys, col_keys)
-        bounds, bits = _group(counts)
+        counts = pair.count(row_keys, col_keys, workspace)
+        in_all = counts.sum(axis=0)
+        bounds, bits = _group(in_all)
         bits += _entropy_bits(np.bincount(row_keys)) + _entropy_bits(np.bincount(col_keys))
         bits += _TABLE_BITS * (bool(row_keys.size) + bool(col_keys.size))
         params = replace(pair.plain, bounds=bounds, row_keys=kind[0], col_keys=kind[1])
-        bits += float(counts.sum(axis=0) @ params.extra_bits())
+        bits += float(in_all.sum(axis=0) @ params.extra_bits())
         if best is None or bits / 8 < best.size:
             best = ExactPlan(params, row_keys, col_keys, counts, bits / 8)
     assert best is not None
@@ -130,7 +137,7 @@ def _candidates(rows: int, cols: int) -> list[Kinds]:
     return [(False, False), (True, False), (False, True), (True, True)]
 
 
-def _scales(pair: UlpPair) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _scales(pair: UlpPair, workspace: Workspace) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The sizes of the residuals of each row and column: a rank-one model."""
     sampled = pair.sizes(spread_rows(pair.rows, max(1, _SCALE_WEIGHTS // pair.cols), 1))
     floor = max(float(sampled.mean()) * 2.0**-20, 1e-30)
@@ -138,7 +145,8 @@ def _scales(pair: UlpPair) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.floa
     for _ in range(_KEY_ROUNDS):
         rows = np.maximum((sampled @ (1 / cols)) / pair.cols, floor)
         cols = np.maximum(((1 / rows) @ sampled) / len(rows), np.float32(2.0**-20))
-    return np.maximum(pair.row_sizes((1 / cols).astype(np.float32)) / pair.cols, floor), cols.astype(np.float64)
+    sizes = pair.row_sizes((1 / cols).astype(np.float32), workspace)
+    return np.maximum(sizes / pair.cols, floor), cols.astype(np.float64)
 
 
 def _keys(scales: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None, kind: Kinds) -> tuple[Keys, Keys]:

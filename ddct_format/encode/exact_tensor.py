@@ -80,10 +80,10 @@ def encode_exactly(
     before, plan = base, None
     if first is not None:
         before = _after(first, target, workspace)
-        plan = plan_exact(before, target, cols, backend, kinds=kinds)
+        plan = plan_exact(before, target, cols, backend, workspace, kinds=kinds)
         size = plan.size + _stored_size(first.sections)
     if first is None or kinds is None:
-        alone = plan_exact(base, target, cols, backend, kinds=kinds)
+        alone = plan_exact(base, target, cols, backend, workspace, kinds=kinds)
         if plan is None or alone.size <= size:
             first, before, plan, size = None, base, alone, alone.size
     if size >= _SURELY_SMALLER * target.data.size and size >= _carried_size(target):
@@ -101,11 +101,12 @@ def _decide(
     workspace: Workspace,
 ) -> tuple[bool, Kinds]:
     """From a sample: whether the exact layer does better without the prediction, and which keys it should have."""
-    alone = plan_exact(sample.base, sample.target, sample.cols, backend)
+    alone = plan_exact(sample.base, sample.target, sample.cols, backend, workspace)
     part = None if predicted is None else take_rows(predicted, rows)
     first = _first_layer(sample, part, backend, workspace)
     if predicted is not None and first is not None:
-        after = plan_exact(_after(first, sample.target, workspace), sample.target, sample.cols, backend)
+        before = _after(first, sample.target, workspace)
+        after = plan_exact(before, sample.target, sample.cols, backend, workspace)
         if after.size * weight + _stored_size(share_blocks(predicted.sections)) < alone.size * weight:
             return False, after.kinds
     return True, alone.kinds

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.encoder import Band, Encoder, UlpCoding, UlpStreams
+from ..backends.encoder import Encoder, UlpCoding, UlpStreams
 from ..codec.floats import FLOAT_WIDTHS
 from ..codec.ulp import MAX_BOUND, UlpParams
 from .pair import Pair, TensorData
@@ -18,6 +18,7 @@ __all__ = ["UlpPair"]
 
 _SYMBOLS = 256
 _BAND_BYTES = 1 << 20
+_PART_WEIGHTS, _MOST_PARTS = 1 << 23, 16
 
 Bytes = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
@@ -47,40 +48,73 @@ class UlpPair:
         """|target − prediction| of some rows, float32 [rows, cols]; what is beyond all bounds says nothing."""
         return self._encoder.ulp_sizes(self._pair.take(rows).band((0, rows.size)))
 
-    def row_sizes(self, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def row_sizes(self, weights: npt.NDArray[np.float32], workspace: Workspace) -> npt.NDArray[np.float64]:
         """The weighted sum of |target − prediction| of each row."""
-        parts = [self._encoder.ulp_row_sizes(band, weights) for _, band in self._bands()]
-        return np.concatenate(parts).astype(np.float64)
 
-    def count(self, row_keys: Bytes, col_keys: Bytes) -> Counts:
-        """How often each symbol stands in each context, [contexts, 256]."""
-        counts = np.zeros((MAX_BOUND + 1, _SYMBOLS), dtype=np.int64)
-        for span, band in self._bands():
-            self._encoder.count_ulp(band, self._coding(span, row_keys, col_keys), counts)
-        return counts
+        def measure(span: Span) -> npt.NDArray[np.float32]:
+            sizes = self._encoder.ulp_row_sizes(self._pair.band(span), weights)
+            self._pair.release(span)
+            return sizes
+
+        spans = self._pair.spans(self._encoder.band_weights)
+        return np.concatenate(list(workspace.spread(measure, spans))).astype(np.float64)
+
+    def count(self, row_keys: Bytes, col_keys: Bytes, workspace: Workspace) -> Counts:
+        """How often each symbol stands in each context of each part, [parts, contexts, 256]."""
+
+        def count(spans: Sequence[Span]) -> Counts:
+            counts = np.zeros((MAX_BOUND + 1, _SYMBOLS), dtype=np.int64)
+            for span in spans:
+                self._encoder.count_ulp(self._pair.band(span), self._coding(span, row_keys, col_keys), counts)
+                self._pair.release(span)
+            return counts
+
+        return np.stack(list(workspace.spread(count, self._parts())))
 
     def scatter(
         self, params: UlpParams, row_keys: Bytes, col_keys: Bytes, counts: Counts, workspace: Workspace
     ) -> tuple[list[Bytes], Bytes]:
-        """The symbols of each group, and the extra bits of all."""
-        group_of = params.groups(np.arange(MAX_BOUND + 1, dtype=np.int16))
-        by_group = np.zeros((_SYMBOLS, _SYMBOLS), dtype=np.int64)
-        by_group[: len(params.bounds) + 1] = np.add.reduceat(counts, [0, *params.bounds], axis=0)
-        ends, bit_ends = np.cumsum(by_group.sum(axis=1)), np.cumsum(by_group @ params.extra_bits())
-        places, positions = (np.concatenate([[0], last[:-1]]).astype(np.int64) for last in (ends, bit_ends))
-        symbols, extra = workspace.allocate(int(ends[-1])), workspace.allocate(-(-int(bit_ends[-1]) // 8))
-        extra[:] = 0
-        streams = UlpStreams(group_of, symbols, places, extra, positions)
-        for span, band in self._bands():
-            self._encoder.scatter_ulp(band, self._coding(span, row_keys, col_keys), streams)
-            workspace.release()
-        starts = [0, *ends.tolist()]
-        return [symbols[starts[n] : starts[n + 1]] for n in range(len(params.bounds) + 1)], extra
+        """The symbols of each group, and the extra bits of all.
 
-    def _bands(self) -> Iterator[tuple[Span, Band]]:
-        for span in self._pair.spans(self._encoder.band_weights):
-            yield span, self._pair.band(span)
-            self._pair.release(span)
+        Args:
+            counts: what :meth:`count` gave for these keys.
+        """
+        groups = len(params.bounds) + 1
+        by_group = np.zeros((len(counts), _SYMBOLS, _SYMBOLS), dtype=np.int64)
+        by_group[:, :groups] = np.add.reduceat(counts, [0, *params.bounds], axis=1)
+        sizes, bits = by_group.sum(axis=2), by_group @ params.extra_bits()
+        places, positions = _starts(sizes), _starts(bits)
+        symbols, extra = workspace.allocate(int(sizes.sum())), workspace.allocate(-(-int(bits.sum()) // 8))
+        extra[:] = 0
+        group_of = params.group_table()
+
+        def write(part: int) -> tuple[Bytes, npt.NDArray[np.int64]]:
+            """The extra bits of a part, each group beginning with a byte of its own: parts share those between them."""
+            ahead = positions[part] & 7
+            begins = np.concatenate([[0], np.cumsum((ahead + bits[part] + 7) // 8)])
+            own = workspace.allocate(int(begins[-1]))
+            own[:] = 0
+            streams = UlpStreams(group_of, symbols, places[part].copy(), own, 8 * begins[:-1] + ahead)
+            for span in parts[part]:
+                self._encoder.scatter_ulp(self._pair.band(span), self._coding(span, row_keys, col_keys), streams)
+                self._pair.release(span)
+                workspace.release()
+            return own, begins
+
+        parts = self._parts()
+        for part, (own, begins) in enumerate(workspace.spread(write, range(len(parts)))):
+            for group in range(groups):
+                bytes_ = own[begins[group] : begins[group + 1]]
+                start = int(positions[part, group]) >> 3
+                extra[start : start + bytes_.size] |= bytes_
+        ends = np.cumsum(sizes.sum(axis=0))[:groups]
+        return np.split(symbols, ends[:-1]), extra
+
+    def _parts(self) -> list[list[Span]]:
+        """Bands for one thread after another: not so many that their counts take much memory."""
+        spans = self._pair.spans(self._encoder.band_weights)
+        size = max(_PART_WEIGHTS // self._encoder.band_weights, -(-len(spans) // _MOST_PARTS), 1)
+        return [spans[start : start + size] for start in range(0, len(spans), size)]
 
     def _coding(self, span: Span, row_keys: Bytes, col_keys: Bytes) -> UlpCoding:
         return UlpCoding(self.plain.shift, row_keys[slice(*span)], col_keys)
@@ -99,3 +133,9 @@ class UlpPair:
             if used & 1:
                 return 0
         return min(most, (used & -used).bit_length() - 1) if used else most
+
+
+def _starts(counts: Counts) -> Counts:
+    """Where each part of each group begins, [parts, groups]: group after group, and in each part after part."""
+    ends: Counts = np.cumsum(counts.T.reshape(-1)).reshape(counts.T.shape).T
+    return np.ascontiguousarray(ends - counts)
