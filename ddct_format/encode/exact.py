@@ -45,14 +45,14 @@ class ExactPlan:
 
     Attributes:
         row_keys, col_keys: uint8, empty without.
-        counts: int64 [parts, contexts, symbols].
+        counts: what :meth:`UlpPair.count` gave for these keys.
         size: about how many bytes the layer takes.
     """
 
     params: UlpParams
     row_keys: Keys
     col_keys: Keys
-    counts: Counts
+    counts: list[Counts]
     size: float
 
     @property
@@ -113,7 +113,7 @@ def plan_exact(
     for kind in candidates:
         row_keys, col_keys = _keys(scales, kind)
         counts = pair.count(row_keys, col_keys, workspace)
-        in_all = counts.sum(axis=0)
+        in_all = counts[0] if len(counts) == 1 else np.sum(counts, axis=0)
         bounds, bits = _group(in_all)
         bits += _entropy_bits(np.bincount(row_keys)) + _entropy_bits(np.bincount(col_keys))
         bits += _TABLE_BITS * (bool(row_keys.size) + bool(col_keys.size))

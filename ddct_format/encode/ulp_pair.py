@@ -59,8 +59,8 @@ class UlpPair:
         spans = self._pair.spans(self._encoder.band_weights)
         return np.concatenate(list(workspace.spread(measure, spans))).astype(np.float64)
 
-    def count(self, row_keys: Bytes, col_keys: Bytes, workspace: Workspace) -> Counts:
-        """How often each symbol stands in each context of each part, [parts, contexts, 256]."""
+    def count(self, row_keys: Bytes, col_keys: Bytes, workspace: Workspace) -> list[Counts]:
+        """How often each symbol stands in each context, [contexts, 256], in each part of the tensor."""
 
         def count(spans: Sequence[Span]) -> Counts:
             counts = np.zeros((MAX_BOUND + 1, _SYMBOLS), dtype=np.int64)
@@ -69,10 +69,10 @@ class UlpPair:
                 self._pair.release(span)
             return counts
 
-        return np.stack(list(workspace.spread(count, self._parts())))
+        return list(workspace.spread(count, self._parts()))
 
     def scatter(
-        self, params: UlpParams, row_keys: Bytes, col_keys: Bytes, counts: Counts, workspace: Workspace
+        self, params: UlpParams, row_keys: Bytes, col_keys: Bytes, counts: list[Counts], workspace: Workspace
     ) -> tuple[list[Bytes], Bytes]:
         """The symbols of each group, and the extra bits of all.
 
@@ -81,7 +81,8 @@ class UlpPair:
         """
         groups = len(params.bounds) + 1
         by_group = np.zeros((len(counts), _SYMBOLS, _SYMBOLS), dtype=np.int64)
-        by_group[:, :groups] = np.add.reduceat(counts, [0, *params.bounds], axis=1)
+        for part, of_part in enumerate(counts):
+            by_group[part, :groups] = np.add.reduceat(of_part, [0, *params.bounds], axis=0)
         sizes, bits = by_group.sum(axis=2), by_group @ params.extra_bits()
         places, positions = _starts(sizes), _starts(bits)
         symbols, extra = workspace.allocate(int(sizes.sum())), workspace.allocate(-(-int(bits.sum()) // 8))
