@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["left_out_in_words", "main", "run_pack"]
 
-_MOST_WORKING_SET = 1 << 30
+_LEAST_WORKING_SET, _MOST_WORKING_SET = 256 << 20, 1 << 30
+"""Bytes; the least is what packing asks for."""
 _NAMED = 3
 """Names of files in a line of status; the rest are counted."""
 
@@ -199,7 +200,7 @@ def _keep_decoded(job: Mapping[str, Any], base: Path) -> bool:
 
 def _working_set(job: Mapping[str, Any]) -> int:
     """Bytes for what is worked on at once: the rest of the limit is for the interpreter and its libraries."""
-    return min(_MOST_WORKING_SET, job["memory"] // 2) if job["memory"] else _MOST_WORKING_SET
+    return max(_LEAST_WORKING_SET, min(_MOST_WORKING_SET, job["memory"] // 2)) if job["memory"] else _MOST_WORKING_SET
 
 
 def _check_relation(base: Checkpoint, source: Checkpoint) -> None:

@@ -42,3 +42,13 @@ def zoo() -> Path:
     if not location.is_dir():
         pytest.skip(f"no collection of real models at {location}: set DDCT_ZOO to run this")
     return location
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A working set in which one may pack for once: so little that models of tests go through files, too."""
+    from ddct_format.pipeline import decoding, encoding
+
+    monkeypatch.setattr(encoding, "MIN_PACK_MEMORY", decoding.MIN_MEMORY)
+    monkeypatch.setattr(encoding, "_RESERVE", 0)
+    return decoding.MIN_MEMORY

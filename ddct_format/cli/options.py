@@ -81,7 +81,7 @@ _RESOURCES: tuple[Decorator, ...] = (
         show_default=True,
         help="Working set, beside what Python and its libraries take. No model or tensor is too large to be "
         "packed or decoded in it: large tensors go through temporary and mapped files, in bands. "
-        "Packing keeps to it from 512M on.",
+        "Packing needs at least 256M.",
     ),
     click.option(
         "--drop-cache",

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from itertools import groupby
 from math import ceil, prod
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -27,14 +27,21 @@ from ..encode.presets import Preset
 from ..encode.sums import sum_delta
 from ..encode.tensor import EncodedTensor, analyse_tensor, apply_delta, delta_pair, encode_tensor
 from ..encode.workspace import Workspace
+from ..errors import ConfigError
 from .analyses import Analyses
 from .drafts import Draft, Sample, SamplePlan, plan_samples, take_sample
 from .parallel import DEFAULT_MEMORY, map_ordered
 from .self_check import check_decodes_to
 from .workspace import BudgetWorkspace
 
-__all__ = ["Encoded", "Encoding"]
+__all__ = ["MIN_PACK_MEMORY", "Encoded", "Encoding", "check_memory"]
 
+MIN_PACK_MEMORY: Final = 256 << 20
+"""Bytes; to pack in a smaller working set is refused."""
+
+_RESERVE, _PLENTY = 192 << 20, 512 << 20
+"""What packing takes whatever the tensors' shares are: samples, analyses, and pages of files, which come in by 2 MiB.
+Where the working set is that plentiful, the shares themselves leave as much unused."""
 _BYTES_PER_WEIGHT = 4
 """That encoding a tensor holds at most: symbols, the result, and the payload before and after compression."""
 _CHUNK_ENTRY_BYTES = 8
@@ -59,6 +66,16 @@ class Encoded:
     stored: int = 0
 
 
+def check_memory(memory: int) -> None:
+    """Refuse a working set in which packing would not stay.
+
+    Raises:
+        ConfigError: it is below :data:`MIN_PACK_MEMORY`.
+    """
+    if memory < MIN_PACK_MEMORY:
+        raise ConfigError(f"a working set of {memory} bytes is too small: packing needs {MIN_PACK_MEMORY >> 20}M")
+
+
 class Encoding:
     """What every tensor's encoding needs to know.
 
@@ -69,8 +86,9 @@ class Encoding:
         exact: whether a layer on top restores every tensor: then the errors of :meth:`encode_all` are 0.
 
     Args:
-        memory: bytes of working set. Tensors of which several fit are encoded at the same time; those that are larger
-            one after another, by all threads together, and what of them is too large goes through temporary files.
+        memory: bytes of working set, at least :data:`MIN_PACK_MEMORY`. Tensors of which several fit are encoded at the
+            same time; those that are larger one after another, by all threads together, and what of them is too large
+            goes through temporary files.
         exact: add a layer that restores the target bit for bit to every tensor that has a lossy one.
         verify: decode those layers, too, whose result the encoder knows.
     """
@@ -99,12 +117,12 @@ class Encoding:
             name: next((chosen for pattern, chosen in keep if fnmatchcase(name, pattern)), preset)
             for name in sorted(target.tensors, key=str.encode)
         }
-        self.analyses = Analyses(memory // 16, writer.path.parent)
+        self._memory = memory if memory >= _PLENTY else memory - _RESERVE
+        self.analyses = Analyses(self._memory // 16, writer.path.parent)
         self.steps: dict[str, float] = {}
         self.writer = writer
         self._backend = backend
         self._threads = threads
-        self._memory = memory
         self.exact = exact
         self._verify = verify
         self._plan = SamplePlan(1.0, {})

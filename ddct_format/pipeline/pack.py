@@ -25,7 +25,7 @@ from ..encode.presets import DEFAULT_PRESET, KEEP_PRESETS, Preset, get_preset
 from ..errors import BaseMismatchError, ConfigError, DdctError
 from .blas import one_blas_thread
 from .digests import digest_model
-from .encoding import Encoding
+from .encoding import Encoding, check_memory
 from .guard import Evaluation, check_errors
 from .parallel import DEFAULT_MEMORY, default_threads
 from .progress import Progress, Tally
@@ -119,7 +119,7 @@ def pack(
             pattern must match one. ``raw`` carries bytes. Tensors of one preset meet its target by themselves.
         max_error: refuse if any tensor's relative squared error is above.
         evaluation: refuse if the decoded model measures worse.
-        memory: bytes of working set.
+        memory: bytes of working set, beside what Python and its libraries take; 256 MiB are the least.
         drop_cache: leave nothing of the models in the operating system's page cache; an open base has its own setting.
         training_state: carry optimizer state, DCP shards and other pickles, too, as bytes that are never looked into.
         verify: decode every payload against the base and compare the written file with what was decoded before it gets
@@ -131,11 +131,13 @@ def pack(
     Raises:
         OutputExistsError: ``out`` exists.
         CheckpointError: a model cannot be used, or changed while it was read.
-        ConfigError: the settings contradict each other, a pattern matches nothing, or a target cannot be met.
+        ConfigError: the settings contradict each other, a pattern matches nothing, a target cannot be met, or there is
+            too little ``memory``.
         QualityError: the archive would be worse than ``max_error`` or ``evaluation`` allow.
         StorageError: something cannot be read or written.
     """
     started = time.monotonic()
+    check_memory(memory)
     settings = get_preset(preset, bits=bits, error=error) if isinstance(preset, str) else preset
     backend = get_backend(device)
     kept = [(pattern, _keep_preset(name)) for pattern, name in keep]

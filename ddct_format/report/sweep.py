@@ -23,6 +23,7 @@ from ..container.records import TensorRecord
 from ..errors import ConfigError, DdctError, OutputExistsError, QualityError, StorageError
 from ..pipeline.archive import Archive, open_archive
 from ..pipeline.decoding import Decoder
+from ..pipeline.encoding import check_memory
 from ..pipeline.guard import Evaluation
 from ..pipeline.pack import PackReport, pack
 from ..pipeline.parallel import DEFAULT_MEMORY
@@ -113,10 +114,11 @@ def sweep(
         on_row: called with each row as soon as it is there.
 
     Raises:
-        ConfigError: no tensor matches, or every scheme is impossible.
+        ConfigError: no tensor matches, every scheme is impossible, or there is too little ``memory``.
         QualityError: the evaluation fails on the fine-tune itself.
         CheckpointError, OutputExistsError, StorageError: something cannot be read or written.
     """
+    check_memory(memory)
     base, finetuned = Path(base), Path(finetuned)
     get_backend(device)  # a device that is not there is no problem of a scheme
     with ExitStack() as stack:

@@ -117,3 +117,10 @@ def test_too_little_memory_is_refused(pair: Path, tmp_path: Path) -> None:
     pack(pair / "base", pair / "tuned", tmp_path / "t.ddct", preset="paper")
     with pytest.raises(errors.ConfigError, match="too small"):
         verify(tmp_path / "t.ddct", pair / "base", memory=MIN_MEMORY - 1)
+
+
+def test_too_little_memory_to_pack_in_is_refused_with_the_least(pair: Path, tmp_path: Path) -> None:
+    with pytest.raises(errors.ConfigError, match=r"268435455 bytes is too small: packing needs 256M$"):
+        pack(pair / "base", pair / "tuned", tmp_path / "t.ddct", memory=(256 << 20) - 1)
+    assert not list(tmp_path.iterdir())
+    pack(pair / "base", pair / "tuned", tmp_path / "t.ddct", memory=256 << 20)

@@ -11,7 +11,6 @@ from models import write_model
 from ddct_format import errors, pack
 from ddct_format.checkpoint import TensorInfo
 from ddct_format.pipeline import drafts, steering
-from ddct_format.pipeline.decoding import MIN_MEMORY
 from ddct_format.pipeline.drafts import plan_samples
 
 
@@ -73,9 +72,11 @@ def test_a_target_out_of_reach_is_still_refused(pair: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("preset", ["balanced", "paper", "exact"])
-def test_the_archive_does_not_depend_on_memory_or_threads(pair: Path, tmp_path: Path, preset: str) -> None:
+def test_the_archive_does_not_depend_on_memory_or_threads(
+    pair: Path, tmp_path: Path, preset: str, little_memory: int
+) -> None:
     pack(pair / "base", pair / "tuned", tmp_path / "plenty.ddct", preset=preset, threads=1)
-    pack(pair / "base", pair / "tuned", tmp_path / "little.ddct", preset=preset, threads=3, memory=MIN_MEMORY)
+    pack(pair / "base", pair / "tuned", tmp_path / "little.ddct", preset=preset, threads=3, memory=little_memory)
     assert (tmp_path / "plenty.ddct").read_bytes() == (tmp_path / "little.ddct").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["little.ddct", "plenty.ddct"]
 

@@ -102,7 +102,7 @@ print("differ:", sum(model[name] != tuned[name] for name in model))
 """
 
 
-def test_a_metric_is_measured_on_whole_models_with_the_swept_tensors_decoded(pair: Path) -> None:
+def test_a_metric_is_measured_on_whole_models_with_the_swept_tensors_decoded(pair: Path, little_memory: int) -> None:
     command = shlex.join([sys.executable, "-c", COUNT, str(pair / "tuned")]) + " {}"
     schemes = choose_schemes(["allocation"])[:1]
     for patterns, count, differ in ((("a.*",), 1, 1), (("a.*", "*script*"), 2, 2), ((), 8, 2 + 1)):
@@ -113,7 +113,7 @@ def test_a_metric_is_measured_on_whole_models_with_the_swept_tensors_decoded(pai
             tensors=patterns,
             evaluation=Evaluation(command),
             threads=8,
-            memory=1 << 20,  # 32 KiB to a tensor: the larger matrix goes through a mapped file
+            memory=little_memory,  # 32 KiB to a tensor: the larger matrix goes through a mapped file
         )
         assert report.tensors == count
         assert report.finetuned_metric == 0 and report.base_metric == 4
