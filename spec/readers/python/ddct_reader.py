@@ -10,8 +10,8 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ __all__ = ["BITS", "Archive", "BaseMismatch", "Budget", "Corrupt", "DdctError", 
 class DdctError(Exception):
     """A refusal (section 10); ``tensor`` is the name of the tensor that it is about, if it is about one."""
     tensor: str | None = None
-
 class Corrupt(DdctError): ...
 class Truncated(DdctError): ...
 class Unsupported(DdctError): ...
@@ -35,8 +34,7 @@ class Budget(DdctError): ...
 
 Tensor = tuple[str, tuple[int, ...], bytes]  # element type, shape, bytes
 Array = np.ndarray[Any, Any]
-MAGIC = bytes.fromhex("89444443540D0A1A")
-MIB = 1 << 20
+MAGIC, MIB = bytes.fromhex("89444443540D0A1A"), 1 << 20
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
         "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64}
 STORED_AS = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}
@@ -49,7 +47,6 @@ def need(condition: Any, reason: str, error: type[DdctError] = Invalid) -> None:
 # 1. Conventions
 CRC_TABLE = list(range(256))
 for _ in range(8): CRC_TABLE = [entry >> 1 ^ (0x82F63B78 if entry & 1 else 0) for entry in CRC_TABLE]
-
 def crc32c(data: bytes) -> int:
     crc = 0xFFFFFFFF
     for byte in data: crc = CRC_TABLE[(crc ^ byte) & 255] ^ crc >> 8
@@ -91,35 +88,33 @@ def raw_bytes(stored: bytes, raw_size: int) -> bytes:
 # 5. Metadata
 def parse_json(raw: bytes) -> Any:
     """I-JSON; every deviation is Invalid."""
-    depth = 0
     try:
         text = raw.decode("utf-8")
-        for match in re.finditer(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[]}]', text, re.DOTALL):
-            depth += (match[0] in "[{") - (match[0] in "]}")
-            need(depth <= 16, "JSON is nested too deep")
+        brackets = re.sub(r'"(?:[^"\\]|\\.)*+"?|[^][{}"]+', "", text, flags=re.DOTALL)
+        need(max(accumulate((1 if c in "[{" else -1 for c in brackets), initial=0)) <= 16, "JSON is nested too deep")
         value = json.loads(text, object_pairs_hook=parse_object, parse_int=parse_number, parse_float=parse_number,
                            parse_constant=parse_number)
         json.dumps(value, ensure_ascii=False).encode()
         return value
     except ValueError as error: raise Invalid(f"not strict JSON: {error}") from None  # syntax, UTF-8, lone surrogates
-
 def parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    need(len(dict(pairs)) == len(pairs), "duplicate name in a JSON object")
-    return dict(pairs)
-
+    need(len(value := dict(pairs)) == len(pairs), "duplicate name in a JSON object")
+    return value
 def parse_number(text: str) -> int | float:
-    if re.fullmatch(r"-?\d{1,16}", text) and abs(int(text)) < 2**53: return int(text)
+    if len(text) <= 17 and text.removeprefix("-").isdecimal() and abs(int(text)) < 2**53: return int(text)
     need(re.search(r"[.eE]", text) and math.isfinite(float(text)), f"number out of range: {text[:40]}")
     return float(text)
 
 def check(value: Any, rule: Any, where: str) -> None:
-    """``rule`` is a function that tells whether ``value`` is good; a range of integers; a set of texts, others being
-    Unsupported; (least, most, rule) for a list; {name: rule} for an object, where "?" marks a name that may be
+    """``rule`` is a type; a function that tells whether ``value`` is good; a range of integers; a set of texts, others
+    being Unsupported; (least, most, rule) for a list; {name: rule} for an object, where "?" marks a name that may be
     missing; or a list of rules. An object's members are checked in the order of the file, what is missing last."""
-    if callable(rule): need(rule(value), f"{where} is {value!r:.80}")
-    elif isinstance(rule, range): need(type(value) is int and value in rule, f"{where} is no integer in {rule}")
-    elif isinstance(rule, list):
+    good = True
+    if isinstance(rule, list):
         for one in rule: check(value, one, where)
+    elif isinstance(rule, range): good = type(value) is int and value in rule
+    elif isinstance(rule, type): good = isinstance(value, rule)
+    elif callable(rule): good = rule(value)
     elif isinstance(rule, set):
         need(isinstance(value, str), f"{where} is no text")
         need(value in rule, f"{where} is {value:.80}, which this reader does not know", Unsupported)
@@ -129,38 +124,31 @@ def check(value: Any, rule: Any, where: str) -> None:
     else:
         need(isinstance(value, dict), f"{where} is no object")
         for name, member in value.items():
-            known = rule.get(name + "?", name[-1:] != "?" and rule.get(name))
-            need(known or name.startswith("x-"), f"{where} has an unknown name {name!r}")
+            known = name[-1:] != "?" and (rule.get(name) or rule.get(name + "?"))
+            if not known: need(name.startswith("x-"), f"{where} has an unknown name {name!r}")
             check(member, known or has_no_fraction, f"{where}.{name}")
-        need(all(name in value or name.endswith("?") for name in rule), f"{where}: a required name is missing")
+        need(all(name in value or name[-1] == "?" for name in rule), f"{where}: a required name is missing")
+    if not good: raise Invalid(f"{where} is {value!r:.80}")
 
 def has_no_fraction(value: Any) -> bool:
-    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return not isinstance(value, float) and all(map(has_no_fraction, members))
-
+    if isinstance(value, dict): value = list(value.values())
+    return all(map(has_no_fraction, value)) if isinstance(value, list) else not isinstance(value, float)
 def is_path(value: str) -> bool:
     """Section 5.4, but for the rules that names have too."""
     parts = value.split("/")
     return re.search(r"[\\:]", value) is None and all(0 < len(p.encode()) <= 255 and p[-1] not in ". " for p in parts)
-
-def text(limit: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and len(value.encode()) <= limit
-
-def one_of(*values: Any) -> Callable[[Any], bool]:
-    return lambda value: any(type(value) is type(one) and value == one for one in values)
-
-def is_text(value: Any) -> bool: return isinstance(value, str)
+def text(limit: int) -> Any: return lambda value: isinstance(value, str) and len(value.encode()) <= limit
+def one_of(*values: Any) -> Any: return lambda value: any(type(value) is type(one) and value == one for one in values)
 def is_digest(value: Any) -> bool: return isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
 def is_real(value: Any) -> bool: return type(value) in (int, float) and value >= 0
-def are_texts(value: Any) -> bool: return isinstance(value, dict) and all(map(is_text, value.values()))
+def are_texts(value: Any) -> bool: return isinstance(value, dict) and {*map(type, value.values())} <= {str}
 def is_elements(value: Any) -> bool: return bool(math.prod(max(1, size) for size in value) <= 2**48)
-def is_dict(value: Any) -> bool: return isinstance(value, dict)
 
 SIZE, INDEX = range(2**48 + 1), range(2**53)
 NAME = [text(1024), lambda value: re.fullmatch("[^\x00-\x1f\x7f-\x9f]+", value)]
 PATH = [*NAME, is_path]
-LAYER = {"codec": is_text, "params": [is_dict, has_no_fraction], "size": SIZE, "digest": is_digest,
-         "must_understand?": one_of(True, False)}
+LAYER = {"codec": str, "params": [dict, has_no_fraction], "size": SIZE, "digest": is_digest,
+         "must_understand?": bool}
 MEMBERS = {"name": NAME, "dtype": {*BITS}, "shape": [(0, 8, INDEX), is_elements], "shard": INDEX,
            "op": {"add", "replace", "keep", "alias"}, "base?": is_digest, "base_dtype?": {*BITS}, "of?": NAME,
            "layers?": (1, 4, LAYER), "error?": is_real}
@@ -177,7 +165,7 @@ DOCUMENT = {
     "target": {"ids": (1, 4, is_digest), "exact_id": is_digest},
     "shards": (0, 65536, {"path": [*PATH, lambda value: value.endswith(".safetensors")], "metadata": are_texts}),
     "files": (0, 4096, {"path": PATH, "size": SIZE, "digest": is_digest}),
-    "tensors": (0, 1 << 20, [MEMBERS, is_tensor]), "quality?": {"preset": is_text, "error": is_real}}
+    "tensors": (0, 1 << 20, [MEMBERS, is_tensor]), "quality?": {"preset": str, "error": is_real}}
 
 def model_id(tensors: list[Any], by_name: Mapping[str, Any], layer: int) -> str:
     """Section 1.2, of the tensors after at most ``layer + 1`` layers (5.2, 5.3)."""
@@ -189,7 +177,6 @@ def model_id(tensors: list[Any], by_name: Mapping[str, Any], layer: int) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 def ascending(values: list[Any]) -> bool: return all(a < b for a, b in pairwise(values))
-
 def check_relations(meta: Any) -> None:
     """Section 9, step 7."""
     tensors = meta["tensors"]
@@ -229,7 +216,6 @@ class Raw:
         check(layer["params"], {"planes": one_of(1, 2, 4, 8)}, "params")
         self.planes, size = layer["params"]["planes"], math.prod(record["shape"]) * BITS[record["dtype"]] // 8
         need(size % self.planes == 0 and layer["size"] == size, "raw.v1: planes or size")
-
     def apply(self, payload: bytes, _: bytes) -> bytes:
         return np.frombuffer(payload, np.uint8).reshape(self.planes, -1).T.tobytes()
 
@@ -246,7 +232,6 @@ class OfFloats:
         need(ascending(self.sparse), "sparse is not ascending")
         self.R = size // self.C
         self.row_keys, self.col_keys = self.R * ("row_keys" in params), self.C * ("col_keys" in params)
-
     def prediction(self, before: bytes) -> tuple[Array, Array]:
         """The elements as f32, and as bit patterns of the target's type (7.2.3, step 5)."""
         stored = np.frombuffer(before, STORED_AS[self.base_dtype])
@@ -276,7 +261,6 @@ class Payload(io.BytesIO):
         symbols, where = np.zeros(count, np.int64), ends[runs < 255] - 1
         symbols[where] = self.take_symbols(len(where), alphabet - 1) + 1
         return symbols
-
 def per_byte(alphabet: int) -> int: return max(n for n in range(1, 9) if alphabet**n <= 256)
 def dense(count: int, alphabet: int) -> int: return 0 if alphabet == 1 else -(-count // per_byte(alphabet))
 
@@ -300,7 +284,6 @@ class Dctq(OfFloats):
         m = self.N * self.p**2
         codes = 2 * m if self.sparse else max(dense(m, len(c)) for c in self.levels) + len(self.levels)
         need(fixed <= layer["size"] <= fixed + 4 * self.N * self.affine + codes, "dctq.v1: size is not possible")
-
     def delta(self, payload: Payload) -> Array:
         """The delta of each element, float32 (R, C): sections 7.2.2 and 7.2.3."""
         take, alphabets = payload.take, np.array([len(levels) for levels in self.levels])
@@ -340,14 +323,12 @@ class Dctq(OfFloats):
         delta[rows[:, None], cols] = tiled[: self.R, : self.C]
         if self.K: delta += f32((left * multipliers[:, None]).T @ right) * scales[-1]
         return delta
-
     def basis(self) -> Array:
         """B of section 7.2.3, step 2."""
         k, n = np.arange(self.p)[:, None], np.arange(self.p)
         if self.transform == "none": return np.eye(self.p, dtype=np.int64)
         if self.transform == "hadamard": return np.array([[(-1) ** (i & j).bit_count() for j in n] for i in n])
         return np.where(k == 0, 64, np.rint(90 * np.cos(np.pi * (2 * n + 1) * k / (2 * self.p))).astype(np.int64))
-
     @np.errstate(all="ignore")
     def apply(self, payload: bytes, before: bytes) -> bytes:
         base, unchanged = self.prediction(before)
@@ -368,8 +349,7 @@ class Ulp(OfFloats):
     """Section 7.3."""
     def __init__(self, layer: Any, record: Any, base_dtype: str) -> None:
         params, bits = layer["params"], BITS[record["dtype"]]
-        super().__init__(layer, record, base_dtype,
-                         {"bounds": (0, 254, range(1, 1527)), "shift?": range(bits - 7)})
+        super().__init__(layer, record, base_dtype, {"bounds": (0, 254, range(1, 1527)), "shift?": range(bits - 7)})
         self.bounds, self.s = params["bounds"], params.get("shift", 0)
         need(ascending(self.bounds) and max(self.sparse, default=0) <= len(self.bounds), "bounds, or a sparse group")
         self.W = bits - self.s
@@ -379,7 +359,6 @@ class Ulp(OfFloats):
         least, most = (0, 2 * E) if self.sparse else (E, E)
         most -= -E * (self.W - 1 - self.m) // 8  # rounded up
         need(fixed + least <= layer["size"] <= fixed + most, "ulp.v1: size is not possible")
-
     def apply(self, payload: bytes, before: bytes) -> bytes:
         sections, patterns = Payload(payload), self.prediction(before)[1]
         row_keys, col_keys = sections.take("u1", self.row_keys), sections.take("u1", self.col_keys)
@@ -447,7 +426,6 @@ class Archive:
         for name, record in self.records.items():
             with about(name): check_codecs(record)
         self._locate_chunks(table, chunks_start, file_size)
-
     def _locate_chunks(self, table: bytes, at: int, file_size: int) -> None:
         """Section 6, and step 9. Of each payload: position, stored size, raw size and crc32c of its chunks."""
         sizes: dict[Any, int] = {(None, i): file["size"] for i, file in enumerate(self.metadata["files"])}
@@ -463,15 +441,12 @@ class Archive:
                 self._chunks[key].append((at, stored_size, raw_size, crc))
                 at += stored_size
         need(at == file_size, "the chunks do not fill the file")
-
     def _read(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)
         data = self._file.read(size)
         need(len(data) == size, f"the file ends within the {size} bytes at {offset}", Truncated)
         return data
-
     def _afford(self, size: int, what: str) -> None: need(size <= self._budget, f"{size} bytes for {what}", Budget)
-
     def _payload(self, key: tuple[str | None, int]) -> bytes:
         """Step 11, but for the codec."""
         self._afford(2 * sum(raw_size for _, _, raw_size, _ in self._chunks[key]), "a payload")
@@ -481,17 +456,14 @@ class Archive:
             need(crc32c(stored) == crc, f"chunk at byte {at}: crc32c", Corrupt)
             parts.append(raw_bytes(stored, raw_size))
         return b"".join(parts)
-
     def layers(self, name: str) -> list[Any]:
         """Those layers of a tensor that are decoded; of the others not even the chunks are read."""
         return usable_layers(self.records[name])[: 1 if self._lossy else 4]
-
     def side_file(self, index: int) -> bytes:
         """The bytes of ``metadata["files"][index]``."""
         data = self._payload((None, index))
         need(tensor_digest(data) == self.metadata["files"][index]["digest"], "digest of a side file", Corrupt)
         return data
-
     def check_base(self, name: str, tensor: Tensor | None) -> None:
         """Step 10 for one tensor, given the base tensor of its name, if the base has it."""
         record = self.records[name]
@@ -499,7 +471,6 @@ class Archive:
             found = tensor and (tensor[0], list(tensor[1]), tensor_digest(tensor[2]))
             wanted = (record.get("base_dtype", record["dtype"]), record["shape"], record["base"])
             with about(name): need(found == wanted, f"the base tensor is {found}, not {wanted}", BaseMismatch)
-
     def decode(self, name: str, base: bytes | None = None) -> bytes:
         """The bytes of the target tensor ``name``; ``base`` are those of its base tensor (of what an alias names)."""
         record = self.records[name]
