@@ -178,17 +178,16 @@ def _group(counts: Counts) -> tuple[tuple[int, ...], float]:
     gains = _gains(matrix, costs, np.arange(len(matrix) - 1))
     while gains.size and (gains.max() > 0 or firsts.size > _MAX_GROUPS):
         # All pairs that gain more than those beside them, at a time.
-        around = np.pad(gains, 1, constant_values=-np.inf)
-        merged = np.flatnonzero((gains > 0) & (gains > around[:-2]) & (gains >= around[2:]))
-        if not merged.size:
-            merged = np.array([np.argmax(gains)])
-        matrix[merged] += matrix[merged + 1]
-        costs[merged] += costs[merged + 1] - gains[merged]
-        merged_places = merged - np.arange(merged.size)
-        matrix, costs = np.delete(matrix, merged + 1, axis=0), np.delete(costs, merged + 1)
-        firsts, gains = np.delete(firsts, merged + 1), np.delete(gains, merged)
-        beside = np.unique(np.concatenate([merged_places - 1, merged_places]))
-        beside = beside[(beside >= 0) & (beside < gains.size)]
+        merged = (gains > 0) & (gains > np.append(-np.inf, gains[:-1])) & (gains >= np.append(gains[1:], -np.inf))
+        if not merged.any():
+            merged[gains.argmax()] = True
+        places = np.flatnonzero(merged)
+        matrix[places] += matrix[places + 1]
+        costs[places] += costs[places + 1] - gains[places]
+        stays, changed = np.append(True, ~merged), np.append(merged, False)
+        matrix, costs, firsts, changed = matrix[stays], costs[stays], firsts[stays], changed[stays]
+        gains = gains[~merged]
+        beside = np.flatnonzero(changed[:-1] | changed[1:])
         gains[beside] = _gains(matrix, costs, beside)
     return tuple(firsts[1:].tolist()), float(costs.sum())
 
