@@ -16,6 +16,8 @@ _BITS_TO_SCALE = ((0.05, 4.5), (0.25, 2.7), (0.5, 2.0), (1.0, 1.2), (2.0, 0.55),
 _ERROR_TO_SCALE = ((0.0001, 0.02), (0.01, 0.3), (0.1, 1.0), (1.0, 2.5))
 _LARGEST_STRIDE = 1.5
 _LOOSE_REACH = 1.5
+_TRUSTED = (0.05, 0.2)
+"""How far from one or two measured scales, in logarithms, a forecast is off by less than a per cent."""
 _SMALLEST_SCALE, _LARGEST_SCALE = 1e-3, 1e2
 
 
@@ -43,19 +45,34 @@ class StepSearch:
         low, high: what is near enough, as multiples of the target.
         strict: whether the target must be met at any price. If not, the search stays within reach of the usual scale:
             where fixed costs dominate, as in small models, coarser steps would ruin the model and save nothing.
+        corrected: whether the final pass makes up for a small error: what the measurements so far say of a scale near
+            them is then as good as another measurement.
+
+    Attributes:
+        reached: whether the target was met, or will be.
     """
 
-    def __init__(self, target: float, *, rising: bool, low: float, high: float, strict: bool = True) -> None:
+    def __init__(
+        self,
+        target: float,
+        *,
+        rising: bool,
+        low: float,
+        high: float,
+        strict: bool = True,
+        corrected: bool = False,
+    ) -> None:
         self._aim = log(target * (low + high) / 2)
         self._low, self._high = log(target * low), log(target * high)
         self._rising = rising
         self._points: list[tuple[float, float]] = []
         self._next = _interpolate(target, _ERROR_TO_SCALE if rising else _BITS_TO_SCALE)
         self._strict = strict
+        self._corrected = corrected
         self._finest = log(_SMALLEST_SCALE)
         self._coarsest = log(_LARGEST_SCALE) if strict else self._next + log(_LOOSE_REACH)
         self._at_bound = False
-        self.done = False
+        self.done = self.reached = False
 
     @property
     def scale(self) -> float:
@@ -72,13 +89,17 @@ class StepSearch:
         value = log(max(quantity, 1e-12))
         too_coarse = value > self._high if self._rising else value < self._low
         beyond = self._at_bound and too_coarse == (self._next <= self._finest)
-        if self._low <= value <= self._high or (beyond and not self._strict):
+        self.reached = self._low <= value <= self._high
+        if self.reached or (beyond and not self._strict):
             self.done = True
             return
         self._points.append((self._next, value if self._rising else -value))
         wanted = self._advance(self._aim if self._rising else -self._aim)
         self._next = min(max(wanted, self._finest), self._coarsest)
         self._at_bound = wanted != self._next
+        trusted = _TRUSTED[min(len(self._points), len(_TRUSTED)) - 1] if self._corrected else 0.0
+        if not self._at_bound and min(abs(self._next - point[0]) for point in self._points) < trusted:
+            self.done = self.reached = True
 
     def _advance(self, aim: float) -> float:
         below = max((p for p in self._points if p[1] < aim), default=None)

@@ -8,14 +8,16 @@ from math import prod, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.encoder import LARGEST_MAGNITUDE, DeltaSums, Encoder
+from ..backends.encoder import LARGEST_MAGNITUDE, Encoder
 from ..codec.dctq import DctqParams
 from .blocks import terms_of
-from .factors import RANK_LIMIT, Factors, factorise
+from .factors import RANK_LIMIT, WHOLE, Factors, factorise
 from .low_rank import quantise_low_rank, residual_squares
 from .pair import Pair
 from .quantiser import DEFAULT_QUANTISER, Quantiser
 from .residual import CodedResidual, encode_residual
+from .sampling import spread_rows
+from .sums import sum_delta
 from .workspace import Workspace
 
 __all__ = ["DeltaAnalysis", "EncodedDelta", "analyse_delta", "encode_delta", "matrix_view", "vector_view"]
@@ -28,6 +30,7 @@ _VECTOR_PATCH = 8
 _SMALLEST_VECTOR = 64
 _SMALLEST_DEVIATION = 1e-30
 """Where float32 gets coarse: such deltas, and their inverses, are carried byte for byte."""
+_SCALE_ROWS = 64
 _VECTOR_STEP = 0.25
 """Of the vector's own deviation: norms and biases are few and matter much, four to five bits each cost nothing."""
 _COARSE_VECTOR_STEP = 0.5
@@ -45,7 +48,7 @@ class DeltaAnalysis:
     Attributes:
         view: [rows, cols] that it is coded as.
         deviation: root of the mean square of the delta; 0 where nothing changed.
-        largest: absolute value of it.
+        largest: absolute value of it, of a vector.
         factors: of the delta divided by its deviation; None for a vector.
         rows: of the whole view, where this is about a sample of them.
     """
@@ -94,15 +97,19 @@ def vector_view(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def analyse_delta(
-    pair: Pair, sums: DeltaSums, encoder: Encoder, workspace: Workspace, *, is_matrix: bool, limit: int = RANK_LIMIT
+    pair: Pair, encoder: Encoder, workspace: Workspace, *, is_matrix: bool, limit: int = RANK_LIMIT
 ) -> DeltaAnalysis | None:
     """Measure a delta; None if it must be carried byte for byte.
 
     Args:
-        sums: over all of it.
         limit: of the terms of a low-rank part.
     """
     view = (pair.rows, pair.cols)
+    if is_matrix and pair.elements > WHOLE:
+        found = _analyse_large(pair, encoder, workspace, limit)
+        if found is not None:
+            return found
+    sums = sum_delta(pair, encoder, workspace)
     if not sums.finite:
         return None
     deviation = sqrt(sums.energy / pair.elements)
@@ -112,6 +119,24 @@ def analyse_delta(
         return None
     factors = factorise(pair, 1 / deviation, encoder, workspace, limit) if is_matrix else None
     return DeltaAnalysis(view, deviation, sums.largest, factors, pair.rows)
+
+
+def _analyse_large(pair: Pair, encoder: Encoder, workspace: Workspace, limit: int) -> DeltaAnalysis | None:
+    """The same without a pass for the sums: the factors tell them, too.
+
+    A few rows tell the scale in which squares stay in range; None if they do not.
+    """
+    few = pair.take(spread_rows(pair.rows, _SCALE_ROWS, 1))
+    sums = sum_delta(few, encoder, workspace)
+    deviation = sqrt(sums.energy / few.elements) if sums.finite else 0.0
+    if not _SMALLEST_DEVIATION < deviation < 1 / _SMALLEST_DEVIATION:
+        return None
+    try:
+        factors = factorise(pair, 1 / deviation, encoder, workspace, limit)
+    except FloatingPointError:
+        return None
+    ratio = sqrt(float(factors.row_squares.sum()) / pair.elements)
+    return DeltaAnalysis((pair.rows, pair.cols), deviation * ratio, 0.0, factors.scaled(1 / ratio), pair.rows)
 
 
 def encode_delta(

@@ -12,13 +12,13 @@ from .pair import Pair
 from .sampling import spread_rows
 from .workspace import Workspace
 
-__all__ = ["RANK_LIMIT", "Factors", "factorise"]
+__all__ = ["RANK_LIMIT", "WHOLE", "Factors", "factorise"]
 
 RANK_LIMIT = 64
 """Every term costs the decoder a multiplication per weight."""
 _OVERSAMPLING = 8
 _POWER_ITERATIONS = 2
-_WHOLE = 1 << 22
+WHOLE = 1 << 22
 """Up to so many weights a matrix is decomposed as a whole. Of a larger one a sample of rows tells the directions, which
 one power iteration over all rows then makes precise (spec/adr/0501-one-pass-analysis.md)."""
 _SAMPLE_ROWS, _SAMPLE_WEIGHTS = 1024, 1 << 22
@@ -62,6 +62,13 @@ class Factors:
         result: Matrix = self.vectors @ inner.astype(np.float32)
         return result
 
+    def scaled(self, factor: float) -> Factors:
+        """Of the matrix times a factor."""
+        square = factor * factor
+        return Factors(
+            self.values * factor, self.left, self.vectors, self.row_squares * square, self.col_squares * square
+        )
+
     def take(self, rows: npt.NDArray[np.int64]) -> Factors:
         """What is known of some rows."""
         share = rows.size / self.row_squares.size
@@ -75,7 +82,7 @@ def factorise(
     workspace: Workspace,
     limit: int = RANK_LIMIT,
     large_limit: int = _LARGE_LIMIT,
-    whole: int = _WHOLE,
+    whole: int = WHOLE,
 ) -> Factors:
     """Randomised singular value decomposition with a fixed seed (Halko, Martinsson, Tropp 2011).
 
@@ -112,6 +119,8 @@ def _power(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, vec
         projected[slice(*span)], row_squares[slice(*span)] = part.projected, part.row_squares
         returned += part.returned
         col_squares += part.col_squares
+    if not np.isfinite(row_squares.sum()):
+        raise FloatingPointError("squares of a delta are not finite")
     return PowerStep(projected, returned, row_squares, col_squares)
 
 

@@ -92,8 +92,7 @@ def analyse_tensor(
     pair = delta_pair(base, target)
     if pair is None:
         return None
-    sums = sum_delta(pair, backend, workspace)
-    return analyse_delta(pair, sums, backend, workspace, is_matrix=matrix_view(target.shape) is not None)
+    return analyse_delta(pair, backend, workspace, is_matrix=matrix_view(target.shape) is not None)
 
 
 def encode_tensor(

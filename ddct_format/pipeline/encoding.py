@@ -23,6 +23,7 @@ from ..encode.blocks import share_blocks
 from ..encode.delta import DeltaAnalysis, encode_delta
 from ..encode.exact_tensor import encode_exactly
 from ..encode.pair import TensorData
+from ..encode.pair import keep as keep_pages
 from ..encode.presets import Preset
 from ..encode.sums import sum_delta
 from ..encode.tensor import EncodedTensor, analyse_tensor, apply_delta, delta_pair, encode_tensor
@@ -45,6 +46,8 @@ Where the working set is that plentiful, the shares themselves leave as much unu
 _BYTES_PER_WEIGHT = 4
 """That encoding a tensor holds at most: symbols, the result, and the payload before and after compression."""
 _CHUNK_ENTRY_BYTES = 8
+_KEPT_SHARE = 16
+"""Of each thread's working set: base and fine-tune of a tensor that stays mapped take an eighth of it all together."""
 
 Result = TypeVar("Result")
 
@@ -230,7 +233,7 @@ class Encoding:
         return Draft(record, stored + _CHUNK_ENTRY_BYTES * ceil(raw_size / self.writer.chunk_size), noise, energy)
 
     def _analyse(self, name: str, workspace: Workspace) -> tuple[DeltaAnalysis | None, Sample | None]:
-        base, target = self._base_data(name), _tensor_data(self.target, name)
+        base, target = self._base_data(name), self._data(self.target, name)
         analysis = analyse_tensor(base, target, self._backend, workspace)
         if analysis is None or not self.is_sampled or self._plan.stands_for[name] != name:
             return analysis, None
@@ -243,14 +246,23 @@ class Encoding:
         """Several small tensors at a time, a large one by itself."""
         scratch = self.writer.path.parent
         small = self._memory // (2 * self._threads)
+
+        def visit(name: str, workspace: Workspace) -> Result:
+            try:
+                return work(name, workspace)
+            finally:
+                for model in (self.base, self.target):
+                    if name in model.tensors:
+                        model.release(name)
+
         for alone, group in groupby(names, lambda name: self._elements(name) * _BYTES_PER_WEIGHT > small):
             if alone:
                 for name in group:
-                    yield work(name, BudgetWorkspace(self._memory // 16, self._threads, scratch))
+                    yield visit(name, BudgetWorkspace(self._memory // 16, self._threads, scratch))
             else:
                 # What is encoded is a small part of what encoding takes: one more for each thread still fits.
                 yield from map_ordered(
-                    lambda name: work(name, BudgetWorkspace(small, 1, scratch)),
+                    lambda name: visit(name, BudgetWorkspace(small, 1, scratch)),
                     list(group),
                     self._threads,
                     ahead=self._threads,
@@ -265,7 +277,7 @@ class Encoding:
         if first != name:
             return Encoded(TensorRecord(name, info.dtype, info.shape, info.shard, "alias", of=first))
         base = self._base_data(name)
-        result = self._encode_stored(name, base, _tensor_data(self.target, name), draft, workspace)
+        result = self._encode_stored(name, base, self._data(self.target, name), draft, workspace)
         added = result.op == "add"
         payloads = tuple(
             self.writer.compress_payload(
@@ -306,7 +318,7 @@ class Encoding:
 
         for index, layer in enumerate(result.layers):
             if layer.result is None:
-                target = _tensor_data(self.target, record.name)
+                target = self._data(self.target, record.name)
                 check_decodes_to(record, index, layer.sections, before, release_base, target, self._backend, workspace)
             before = layer.result
 
@@ -346,7 +358,14 @@ class Encoding:
         return prod(self.target.tensors[name].shape)
 
     def _base_data(self, name: str) -> TensorData | None:
-        return _tensor_data(self.base, name) if name in self.base.tensors else None
+        return self._data(self.base, name) if name in self.base.tensors else None
+
+    def _data(self, model: Checkpoint, name: str) -> TensorData:
+        """Mapped; pages of a small tensor stay until it is done with, for mapping them again for each pass is dear."""
+        info = model.tensors[name]
+        data = np.frombuffer(model.read(name), dtype=np.uint8)
+        small = data.size <= self._memory // (_KEPT_SHARE * self._threads)
+        return TensorData(info.dtype, info.shape, data, keep_pages if small else partial(model.release, name))
 
 
 def _first_of_equals(model: Checkpoint, digests: Mapping[str, str]) -> dict[str, str]:
@@ -367,9 +386,3 @@ def _four_digits(value: float) -> float:
 def _stand_in(digest: str) -> str:
     """For the digest of a result that was not computed: as long, and as hard to compress."""
     return hashlib.sha256(digest.encode()).hexdigest()
-
-
-def _tensor_data(model: Checkpoint, name: str) -> TensorData:
-    info = model.tensors[name]
-    data = np.frombuffer(model.read(name), dtype=np.uint8)
-    return TensorData(info.dtype, info.shape, data, partial(model.release, name))

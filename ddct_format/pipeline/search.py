@@ -63,21 +63,20 @@ def choose_steps(
         matrices = {name: outline.deviation for name, outline in outlines.items() if outline.is_matrix}
         shares[group] = {**dict.fromkeys(names, 1.0), **relative_steps(matrices, coarse=targets[group].coarse)}
         if outlines:
-            searches[group] = _search(targets[group])
+            search = searches[group] = _search(targets[group], encoding.is_sampled)
+            encoding.steps.update((name, search.scale * share) for name, share in shares[group].items())
     measured = _Measured(encoding, groups, metadata_size)
     for number in range(_MOST_PASSES):
         waiting = [group for group, search in searches.items() if not search.done]
         if not waiting:
             break
-        for group in waiting:
-            scale = searches[group].scale
-            encoding.steps.update((name, scale * share) for name, share in shares[group].items())
         names = [name for group in waiting for name in searched[group]]
         tally = Tally(size, f"choosing steps, pass {number + 1}", progress)
         measured.measure(names, errors=any(targets[group].error is not None for group in waiting), tally=tally)
         for group in waiting:
-            preset, search = targets[group], searches[group]
+            preset, search, steps = targets[group], searches[group], shares[group]
             search.record(measured.error(group) if preset.error is not None else measured.bits(group))
+            encoding.steps.update((name, search.scale * share) for name, share in steps.items())
             if search.exhausted:
                 found = measured.error(group) if preset.error is not None else measured.bits(group)
                 raise ConfigError(
@@ -86,15 +85,21 @@ def choose_steps(
 
     if not encoding.is_sampled:
         return Forecast(encoding)
-    return Forecast(encoding, [measured.goal(group, targets[group]) for group in searches])
+    goals = [measured.goal(group, targets[group], search.reached) for group, search in searches.items()]
+    return Forecast(encoding, goals)
 
 
-def _search(preset: Preset) -> StepSearch:
+def _search(preset: Preset, corrected: bool) -> StepSearch:
     if preset.error is not None:
         return StepSearch(preset.error, rising=True, low=_ERROR_WINDOW[0], high=_ERROR_WINDOW[1])
     assert preset.bits is not None
     return StepSearch(
-        preset.bits, rising=False, low=_BITS_WINDOW[0], high=_BITS_WINDOW[1], strict=preset.name not in PRESETS
+        preset.bits,
+        rising=False,
+        low=_BITS_WINDOW[0],
+        high=_BITS_WINDOW[1],
+        strict=preset.name not in PRESETS,
+        corrected=corrected,
     )
 
 
@@ -132,17 +137,15 @@ class _Measured:
         self._records[name] = replace(item.record, error=error)
         self._stored[name], self._noise[name], self._energy[name] = item.stored, item.noise, item.energy
 
-    def goal(self, group: str, preset: Preset) -> Goal:
+    def goal(self, group: str, preset: Preset, reached: bool) -> Goal:
         """What the final pass should come to."""
         names = self._groups[group]
         drafts = {name: Draft(self._records[name], self._stored[name]) for name in names}
         if preset.error is not None:
             return Goal(frozenset(names), drafts, preset.error, False, not self._encoding.exact, True)
         assert preset.bits is not None
-        low, high = _BITS_WINDOW
         elements = sum(record.elements for record in (self._records[name] for name in names))
         size = preset.bits * elements / 8 - self._metadata_bytes * len(names) / len(self._records)
-        reached = low * preset.bits <= self.bits(group) <= high * preset.bits
         return Goal(frozenset(names), drafts, size, True, reached, preset.name not in PRESETS)
 
     def bits(self, group: str) -> float:

@@ -21,7 +21,6 @@ from ddct_format.encode.pair import Pair, TensorData
 from ddct_format.encode.quantise import DEAD_ZONE, GAIN_LIMIT, choose_levels
 from ddct_format.encode.rate import entropy_bits, gaussian_magnitudes
 from ddct_format.encode.sampling import spread_rows
-from ddct_format.encode.sums import sum_delta
 from ddct_format.encode.workspace import Workspace
 
 ENCODER = get_backend("reference")
@@ -48,7 +47,7 @@ def pair_of(matrix: Matrix, view: tuple[int, int] | None = None) -> Pair:
 
 
 def analyse(pair: Pair, is_matrix: bool = True) -> DeltaAnalysis | None:
-    return analyse_delta(pair, sum_delta(pair, ENCODER, WORKSPACE), ENCODER, WORKSPACE, is_matrix=is_matrix)
+    return analyse_delta(pair, ENCODER, WORKSPACE, is_matrix=is_matrix)
 
 
 def factors_of(matrix: Matrix) -> Factors:
