@@ -277,17 +277,21 @@ class PayloadSplits:
         buffers: what the native core is given: see ``split_payloads`` in ``native/interface.py``.
 
     Args:
+        params: of each payload; None for one of another codec, about which nothing is found out.
         places: start and stop of each payload in the memory that will hold them all.
     """
 
-    def __init__(self, params: Sequence[DctqParams], places: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, params: Sequence[DctqParams | None], places: Sequence[tuple[int, int]]) -> None:
         self._params = params
         self._places = places
         self._first: list[int] = []
         rows, classes = array("Q"), array("Q")
         for own, (start, stop) in zip(params, places, strict=True):
-            sections, fixed = _follow(own._fixed_sections())
             self._first.append(len(classes) // 2)
+            if own is None:
+                rows.extend((start, stop - start, *[0] * 6, self._first[-1], 0))
+                continue
+            sections, fixed = _follow(own._fixed_sections())
             rows.extend((start, stop - start, own.grid.count, own.grid.patch**2))
             rows.extend((sections["class_map"][0], sections["run_counts"][0], fixed))
             rows.extend((own.quantiser == "affine", self._first[-1], len(own.levels) if fixed <= stop - start else 0))
@@ -297,13 +301,15 @@ class PayloadSplits:
         self._good = bytearray(len(params))
         self.buffers = (rows, classes, self._codes, self._good)
 
-    def results(self, memory: npt.NDArray[np.uint8]) -> Iterator[StoredPayload | InvalidError]:
+    def results(self, memory: npt.NDArray[np.uint8]) -> Iterator[StoredPayload | InvalidError | None]:
         """What each payload gives, or what is wrong with it; those that the core has not found right are read here."""
         codes = self._codes.tolist()
         for own, place, good, first in zip(self._params, self._places, self._good, self._first, strict=True):
             payload = memory[slice(*place)]
             try:
-                if good:
+                if own is None:
+                    yield None
+                elif good:
                     yield self._found(own, payload, codes[first : first + len(own.levels)])
                 else:
                     yield split_payload(own, payload)

@@ -16,7 +16,16 @@ from .floats import FLOAT_DTYPES
 if TYPE_CHECKING:
     from ..backends.interface import Backend
 
-__all__ = ["CODECS", "apply_layer", "apply_layer_bands", "check_layer", "raw_planes", "scatter", "usable_layers"]
+__all__ = [
+    "CODECS",
+    "apply_layer",
+    "apply_layer_bands",
+    "check_layer",
+    "layer_params",
+    "raw_planes",
+    "scatter",
+    "usable_layers",
+]
 
 CODECS = (dctq.NAME, raw.NAME, ulp.NAME)
 
@@ -151,15 +160,22 @@ def apply_layer_bands(
             yield out.size
             return
         assert before is not None
-        if layer.codec == ulp.NAME:
-            exact = ulp.UlpParams.parse(_defined(layer), tensor.elements, tensor.dtype)
-            yield from backend.apply_ulp_bands(exact, payload, before, _dtype_before(tensor, index), out)
+        params = layer_params(tensor, index)
+        if isinstance(params, ulp.UlpParams):
+            yield from backend.apply_ulp_bands(params, payload, before, _dtype_before(tensor, index), out)
             return
-        params = dctq.DctqParams.parse(_defined(layer), tensor.elements)
         stored = dctq.split_payload(params, payload)
         yield from backend.apply_bands(params, stored, before, tensor.base_dtype or tensor.dtype, tensor.dtype, out)
     except InvalidError as error:
         raise error.at(tensor=tensor.name) from None
+
+
+def layer_params(tensor: TensorRecord, index: int) -> dctq.DctqParams | ulp.UlpParams:
+    """The parameters of a layer of dctq.v1 or ulp.v1 that :func:`check_layer` has accepted."""
+    layer = tensor.layers[index]
+    if layer.codec == ulp.NAME:
+        return ulp.UlpParams.parse(_defined(layer), tensor.elements, tensor.dtype)
+    return dctq.DctqParams.parse(_defined(layer), tensor.elements)
 
 
 def scatter(tensor: TensorRecord, index: int) -> int:

@@ -20,10 +20,15 @@ from functools import partial
 
 import torch
 
+from ..backends import get_backend
+from ..backends.cuda.device import is_out_of_memory
 from ..backends.cuda.fused import FusedPlan
 from ..backends.cuda.layer import plan_layer
 from ..backends.cuda.part import Part
-from ..codec import dctq
+from ..backends.cuda.ulp_decode import decode_ulp
+from ..codec.dctq import DctqParams, PayloadSplits, StoredPayload
+from ..codec.registry import layer_params, usable_layers
+from ..codec.ulp import UlpParams
 from ..container.records import TensorRecord
 from ..errors import InvalidError
 from ..native import core
@@ -47,7 +52,8 @@ class _Placed:
 
     device: torch.device
     record: TensorRecord
-    params: dctq.DctqParams
+    index: int
+    params: DctqParams | UlpParams
     place: tuple[int, int]
     room: int
 
@@ -102,12 +108,12 @@ _lock = threading.Lock()
 
 
 class DeviceDecoder:
-    """Decodes first layers of ``dctq.v1``; a context manager, which begins to read at once.
+    """Decodes layers of ``dctq.v1`` and ``ulp.v1``; a context manager, which begins to read at once.
 
     Args:
-        wanted: records whose first layers :meth:`payloads` will give, in this order, and the device of each. What the
-            devices' current streams hold by now comes first, and what follows on them after the block waits for all
-            that was decoded.
+        wanted: records all of whose usable layers :meth:`payloads` will give, in this order, and the device of each.
+            What the devices' current streams hold by now comes first, and what follows on them after the block waits
+            for all that was decoded.
         threads: that read and decompress; each group has half of them.
         inflater: who decompresses on the device, if it is to be done there.
     """
@@ -169,8 +175,11 @@ class DeviceDecoder:
         """Runs in a thread of its own."""
         memory = slot.memory(group[-1].place[1] + group[-1].room)
         bytes_of = memory.numpy()
-        wanted = [(item.record.name, 0, item.place[0]) for item in group]
-        splits = dctq.PayloadSplits([item.params for item in group], [item.place for item in group])
+        wanted = [(item.record.name, item.index, item.place[0]) for item in group]
+        splits = PayloadSplits(
+            [item.params if isinstance(item.params, DctqParams) else None for item in group],
+            [item.place for item in group],
+        )
         resident = None if self._inflater is None else self._inflate(self._inflater, group, wanted, slot, memory)
         if resident is None:
             inflate = partial(inflate_payloads, splits=splits.buffers)
@@ -183,7 +192,7 @@ class DeviceDecoder:
                 raise stored.at(place=self._archive.place, tensor=item.record.name)
             staged = memory[item.place[0] : item.place[1] + item.room]
             own = None if resident is None else resident[slice(*item.place)]
-            payloads.append(Payload(item.record, item.params, stored, staged, slot, own))
+            payloads.append(Payload(item.record, item.index, item.params, stored, staged, slot, own))
         return payloads
 
     def _inflate(
@@ -215,13 +224,16 @@ class Payload:
     """A payload that is ready to be uploaded.
 
     Attributes:
+        index: of the layer among those of ``record``.
+        stored: what was found out about a payload of ``dctq.v1``.
         staged: memory of the host that begins with it and has room for what describes it.
         resident: the payload on the device, if it is there already.
     """
 
     record: TensorRecord
-    params: dctq.DctqParams
-    stored: dctq.StoredPayload
+    index: int
+    params: DctqParams | UlpParams
+    stored: StoredPayload | None
     staged: torch.Tensor
     slot: _Slot
     resident: torch.Tensor | None = None
@@ -230,15 +242,52 @@ class Payload:
         """On which it is to be applied to a tensor of ``device``."""
         return self.slot.stream(device)
 
-    def apply(self, base: torch.Tensor, result: torch.Tensor, part: TensorPart) -> None:
-        """Add the layer, on the current stream, which is :meth:`stream`.
+    def apply(self, before: torch.Tensor, result: torch.Tensor, part: TensorPart) -> None:
+        """Apply the layer, on the current stream, which is :meth:`stream`.
 
         Args:
-            base, result: contiguous, on one device; they may be the same if the element types are equal.
-            part: of the full tensor, what they hold.
+            before, result: contiguous, on one device; they may be the same if the element types are equal.
+            part: of the full tensor, what they hold; all of it for ``ulp.v1``.
+
+        Raises:
+            InvalidError: a payload of ``ulp.v1`` breaks the specification. ``result`` is undefined then.
         """
         record = self.record
-        plan = plan_layer(self.params, self.stored, base.device)
+        types = (record.dtype if self.index else record.base_dtype or record.dtype, record.dtype)
+        if isinstance(self.params, UlpParams):
+            self._apply_ulp(self.params, before, types[0], result)
+        else:
+            assert self.stored is not None
+            self._apply_dctq(self.params, self.stored, before, result, types, part)
+
+    def _apply_ulp(self, params: UlpParams, before: torch.Tensor, before_dtype: str, result: torch.Tensor) -> None:
+        staged = self.staged[: self.record.layers[self.index].size]
+        payload = staged.numpy()
+        try:
+            uploaded = self.resident
+            if uploaded is None:
+                uploaded = staged.to(before.device, non_blocking=True)
+            decode_ulp(params, payload, uploaded, before, before_dtype, result)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()  # nothing has been written yet
+            on_host = before.view(-1).view(torch.uint8).cpu().numpy()
+            out = torch.empty(result.nbytes, dtype=torch.uint8)
+            for _ in get_backend("cpu").apply_ulp_bands(params, payload, on_host, before_dtype, out.numpy()):
+                pass
+            result.view(-1).view(torch.uint8).copy_(out)
+
+    def _apply_dctq(
+        self,
+        params: DctqParams,
+        stored: StoredPayload,
+        base: torch.Tensor,
+        result: torch.Tensor,
+        types: tuple[str, str],
+        part: TensorPart,
+    ) -> None:
+        plan = plan_layer(params, stored, base.device)
         staged = self.staged
         if plan.upload_size > staged.numel():  # a plan that needs more than it is given room for
             staged = torch.empty(plan.upload_size, dtype=torch.uint8)
@@ -249,8 +298,7 @@ class Payload:
             there = self.resident.numel()
             buffer[:there].copy_(self.resident)
         buffer[there : plan.upload_size].copy_(staged[there : plan.upload_size], non_blocking=True)
-        types = (record.base_dtype or record.dtype, record.dtype)
-        rectangle = part.matrix(self.params.grid.cols)
+        rectangle = part.matrix(params.grid.cols)
         if isinstance(plan, FusedPlan) and (part.whole or rectangle):
             piece = None if part.whole or not rectangle else Part(*rectangle)
             plan.build(buffer).apply(base, types[0], result, types[1], piece)
@@ -268,18 +316,21 @@ class Payload:
 def _grouped(wanted: Sequence[tuple[TensorRecord, torch.device]], *, by_device: bool) -> Iterator[list[_Placed]]:
     group: list[_Placed] = []
     position = 0
-    for record, device in wanted:
-        params = dctq.DctqParams.parse(record.layers[0].params, record.elements)
-        size, room = record.layers[0].size, _room(params)
+    layers = ((record, device, index) for record, device in wanted for index in range(usable_layers(record)))
+    for record, device, index in layers:
+        params = layer_params(record, index)
+        size, room = record.layers[index].size, _room(params)
         if group and (position + size + room > _GROUP or (by_device and device != group[0].device)):
             yield group
             group, position = [], 0
-        group.append(_Placed(device, record, params, (position, position + size), room))
+        group.append(_Placed(device, record, index, params, (position, position + size), room))
         position += -(-(size + room) // _ALIGNMENT) * _ALIGNMENT
     if group:
         yield group
 
 
-def _room(params: dctq.DctqParams) -> int:
+def _room(params: DctqParams | UlpParams) -> int:
     """Bytes after a payload that are enough for the tables of a plan, whichever it is."""
+    if isinstance(params, UlpParams):
+        return 0
     return 1024 + sum(192 + len(levels) for levels in params.levels)

@@ -16,7 +16,7 @@ from ..backends import get_backend
 from ..codec import dctq, raw, ulp
 from ..codec.registry import apply_layer, usable_layers
 from ..container.records import TensorRecord
-from ..errors import BaseMismatchError, ConfigError, CorruptError, UnsupportedError
+from ..errors import BaseMismatchError, ConfigError, CorruptError, InvalidError, UnsupportedError
 from ..native.digest import digest as tensor_digest
 from ..pipeline.archive import Archive, open_archive
 from ..pipeline.parallel import default_threads, map_ordered
@@ -161,10 +161,9 @@ class _Job:
 
     @property
     def on_device(self) -> bool:
-        record = self.record
-        if not self.base.is_cuda or self.is_small or usable_layers(record) != 1:
-            return False
-        return record.layers[0].codec == dctq.NAME
+        usable = self.record.layers[: usable_layers(self.record)]
+        decoded_there = bool(usable) and all(layer.codec in (dctq.NAME, ulp.NAME) for layer in usable)
+        return self.base.is_cuda and not self.is_small and decoded_there
 
     @property
     def is_small(self) -> bool:
@@ -257,7 +256,10 @@ def _apply_all(
             if job.is_small:  # while the first payloads are read
                 _replace(job, _decode_on_host(archive, job), where, applied)
         for payload in payloads:
-            _apply_on_device(payload, resident[payload.record.name], where, applied)
+            try:
+                _apply_on_device(payload, resident[payload.record.name], where, applied)
+            except InvalidError as error:
+                raise error.at(place=archive.place, tensor=payload.record.name) from None
     large = [job for job in on_host if not job.is_small]
     decoded = map_ordered(lambda job: _decode_on_host(archive, job), large, threads)
     for job, result in zip(large, decoded, strict=True):
@@ -299,15 +301,16 @@ def _device_decoder(
 
 def _apply_on_device(payload: Payload, job: _Job, where: torch.device | None, applied: AppliedArchive) -> None:
     # On the caller's stream, so that the copy's memory serves again once it is released.
-    space = _empty_like(job.base, where) if job.in_place else None
-    with torch.cuda.device(job.base.device), torch.cuda.stream(payload.stream(job.base.device)):
+    device, first = job.base.device, payload.index == 0
+    space = _empty_like(job.base, where) if job.in_place and first else None
+    with torch.cuda.device(device), torch.cuda.stream(payload.stream(device)):
         if space is not None:
             applied._saved.append((job.base, space.copy_(job.base)))
-        base = job.base.contiguous()
-        result = base if job.in_place else job.result
-        if result.device != base.device or not result.is_contiguous():
-            result = torch.empty(base.shape, dtype=job.result.dtype, device=base.device)
-        payload.apply(base, result, job.part)
+        before = (job.base if first else job.result).to(device).contiguous()
+        result = job.result if first and not job.in_place else before
+        if result.device != device or not result.is_contiguous():
+            result = torch.empty(before.shape, dtype=job.result.dtype, device=device)
+        payload.apply(before, result, job.part)
         if result.data_ptr() != job.result.data_ptr():
             job.result.copy_(result)
 

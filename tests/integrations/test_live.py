@@ -193,3 +193,44 @@ def test_a_slice_of_a_lossless_layer_is_refused(tmp_path: Path) -> None:
         ddct_format.apply(
             model, tmp_path / "model.ddct", slices={"head.weight": (slice(0, 16),)}, check_base=False, verify=False
         )
+
+
+@pytest.fixture(params=["low rank", "base alone", "lossy first", "narrowed"])
+def exact_archive(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A bit-exact archive of tensors that are large enough for a GPU to decode them."""
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=random) * 0.05
+
+    base = {"wide": normal(200, 401), "tall": normal(520, 96), "vector": normal(40_000), "small": normal(9, 9)}
+    step = {name: torch.randn(tensor.shape, generator=random) * 1e-3 for name, tensor in base.items()}
+    if request.param == "low rank":
+        step = {
+            name: normal(len(one), 1) @ normal(1, one[0].numel()) if one.dim() > 1 else one
+            for name, one in step.items()
+        }
+    before = base if request.param == "narrowed" else {name: tensor.bfloat16() for name, tensor in base.items()}
+    write_model(tmp_path / "base", before)
+    write_model(tmp_path / "tuned", {name: (before[name].float() + step[name]).bfloat16() for name in base})
+    lossy = request.param == "lossy first"
+    options = {"preset": "paper", "exact": True} if lossy else {"preset": "exact"}
+    ddct_format.pack(tmp_path / "base", tmp_path / "tuned", tmp_path / "model.ddct", **options)
+    return tmp_path / "model.ddct"
+
+
+@pytest.mark.parametrize("into", [None, True])
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_exact_archive_gives_the_fine_tune_bit_for_bit(exact_archive: Path, device: str, into: bool | None) -> None:
+    base, tuned = load(exact_archive.parent / "base"), load(exact_archive.parent / "tuned")
+    model = on(device, base)
+    model["tall"] = model["tall"].T.contiguous().T  # strided
+    if base["wide"].dtype != tuned["wide"].dtype and into is None:
+        with pytest.raises(UnsupportedError, match="in place"):
+            ddct_format.apply(model, exact_archive)
+        return
+    applied = ddct_format.apply(model, exact_archive, into=into)
+    assert same(applied.tensors, tuned)
+    assert same(model, tuned if into is None else base)
+    applied.revert()
+    assert same(model, base)
