@@ -1,6 +1,6 @@
 """What the GPU path reaches, as shares of the copy bandwidth measured in the same run; prints Markdown tables.
 
-Usage: python benchmarks/gpu.py [kernels] [encode] [mixes] [exact] [swap] [pipeline] [--layers N] [--device cuda:0]
+Usage: python benchmarks/gpu.py [kernels] [encode] [mixes] [exact] [swap] [pipeline] [options, see --help]
 
 Bytes are those that must move: packed payload in, base in, result out into a second buffer (decode); base and fine-tune
 in, symbols out in four bits (``balanced``) or two (``paper``), and what is told of each patch (encode). ``decode`` is
@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -330,6 +329,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["kernels", "mixes"])
     parser.add_argument("--layers", type=int, default=32, help="of the model of `pipeline`; 32 for a 7B")
     parser.add_argument("--device", default="cuda", help="of `pipeline`")
+    parser.add_argument("--presets", nargs="+", default=["paper", "exact", "balanced"], help="of `pipeline`")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("skipped: no CUDA device")
@@ -341,7 +341,10 @@ def main() -> None:
     )
     parts = {"kernels": kernels, "encode": encode, "mixes": mixes, "exact": exact, "swap": swap}
     for part in arguments.parts:
-        (partial(pipeline, arguments.layers, arguments.device) if part == "pipeline" else partial(parts[part], copy))()
+        if part == "pipeline":
+            pipeline(arguments.layers, arguments.device, arguments.presets)
+        else:
+            parts[part](copy)
         print()
 
 

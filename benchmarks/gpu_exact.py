@@ -19,6 +19,7 @@ from ddct_format.backends.encoder import Band, UlpCoding, UlpStreams
 from ddct_format.codec.ulp import MAX_BOUND, UlpParams
 from ddct_format.encode.exact import Kinds, encode_exact, plan_exact
 from ddct_format.encode.pair import TensorData
+from ddct_format.encode.workspace import Workspace
 
 __all__ = ["exact"]
 
@@ -63,7 +64,7 @@ def encoded(
 ) -> tuple[UlpParams, list[Bytes]]:
     """Parameters and sections of the layer between two tensors of BF16."""
     tensors = [TensorData("BF16", (data.size // 2,), data) for data in (before, after)]
-    return encode_exact(*tensors, cols, backend, plan=plan_exact(*tensors, cols, backend, kinds=kinds))
+    return encode_exact(*tensors, cols, backend, plan=plan_exact(*tensors, cols, backend, Workspace(), kinds=kinds))
 
 
 def measure(backend: CudaBackend, rows: int, cols: int, kinds: Kinds) -> Iterator[tuple[str, float, float]]:

@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -152,7 +152,7 @@ class Watch:
         return f"| {what} | {self.seconds:.1f} | {self.host / 1e9:.1f} | {self.device / 1e9:.1f} | {phases} |"
 
 
-def pipeline(layers: int, device: str) -> None:
+def pipeline(layers: int, device: str, presets: Sequence[str]) -> None:
     """A pair from page cache to archive, to a directory, and onto a resident base."""
     threads = len(os.sched_getaffinity(0))
     resources: dict[str, Any] = {"device": device, "threads": threads, "memory": 16 << 30}
@@ -161,7 +161,7 @@ def pipeline(layers: int, device: str) -> None:
         weights = write_pair(Path(folder), layers)
         print(f"{weights / 1e9:.2f} G weights, {threads} threads, working set of 16 GiB, device {device}\n")
         print("| operation | seconds | host memory GB | GPU memory GB | of which, in seconds |\n|---|---|---|---|---|")
-        for preset in ("paper", "balanced"):
+        for preset in presets:
             archive, out = Path(folder) / f"{preset}.ddct", Path(folder) / preset
             with Watch() as watch:
                 pack(base, tuned, archive, preset=preset, cache=False, progress=watch.progress, **resources)
@@ -173,11 +173,12 @@ def pipeline(layers: int, device: str) -> None:
         torch.cuda.empty_cache()
         print("\n| onto the GPU | seconds |\n|---|---|")
         model = spread(load_file(base / "model.safetensors", device="cuda:0"), device)
-        for preset in ("paper", "balanced"):
+        for preset in presets:
             swaps(model, Path(folder) / f"{preset}.ddct", preset)
         print(f"| most that torch held of a GPU, in GB | {most_held() / 1e9:.1f} |")
-        few_cores(model, Path(folder) / "balanced.ddct")
-        loads(tuned / "model.safetensors", Path(folder) / "balanced.ddct")
+        if "balanced" in presets:
+            few_cores(model, Path(folder) / "balanced.ddct")
+        loads(tuned / "model.safetensors", Path(folder) / f"{presets[-1]}.ddct")
 
 
 def spread(model: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from ddct_format.backends.native_encoder import NativeEncoder
 from ddct_format.codec.ulp import UlpParams, apply_ulp
 from ddct_format.encode.exact import Kinds, encode_exact, plan_exact
 from ddct_format.encode.pair import TensorData
+from ddct_format.encode.workspace import Workspace
 from ddct_format.errors import InvalidError
 from parity.test_cuda import INTERPRETED, examples, kernels, needs_kernels
 
@@ -42,7 +43,7 @@ def encoded_by(
     encoder: Encoder, before: Bytes, before_dtype: str, target: Bytes, dtype: str, cols: int, kinds: Kinds
 ) -> tuple[UlpParams, Bytes]:
     tensors = TensorData(before_dtype, (), before), TensorData(dtype, (), target)
-    plan = plan_exact(*tensors, cols, encoder, kinds=kinds)
+    plan = plan_exact(*tensors, cols, encoder, Workspace(), kinds=kinds)
     params, sections = encode_exact(*tensors, cols, encoder, plan=plan)
     return params, np.concatenate(sections)
 
