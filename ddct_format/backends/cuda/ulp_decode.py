@@ -178,7 +178,7 @@ def _byte_table(device: torch.device) -> torch.Tensor:
     return torch.arange(_ANY_VALUE, device=device).clamp_max(255)
 
 
-@triton.jit(do_not_specialize=["elements", "alphabet"])
+@triton.jit(do_not_specialize=["alphabet"])
 def _measure(stream_ptr, bits_ptr, status_ptr, elements, alphabet, MANTISSA: tl.constexpr, BLOCK: tl.constexpr):
     tile = tl.program_id(0)
     place = tile.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -189,7 +189,7 @@ def _measure(stream_ptr, bits_ptr, status_ptr, elements, alphabet, MANTISSA: tl.
         tl.store(status_ptr, 1)
 
 
-@triton.jit(do_not_specialize=["elements", "extra_size"])
+@triton.jit(do_not_specialize=["extra_size"])
 def _find_residuals(
     stream_ptr, bits_ptr, extra_ptr, residuals_ptr, elements, extra_size, MANTISSA: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip

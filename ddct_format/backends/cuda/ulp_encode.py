@@ -145,7 +145,7 @@ def _scatter(
     tl.store(values_ptr + position, value, mask=inside & (extra > 0))
 
 
-@triton.jit(do_not_specialize=["elements"])
+@triton.jit
 def _write_bits(
     symbols_ptr, values_ptr, bits_ptr, extra_ptr, elements, MANTISSA: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -162,7 +162,7 @@ def _write_bits(
     tl.atomic_or(word_ptr + 1, high, mask=used & (high != 0), sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["elements"])
+@triton.jit
 def _find_bit_starts(
     symbols_ptr, bits_ptr, starts_ptr, bit_starts_ptr, elements, MANTISSA: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
