@@ -1,4 +1,4 @@
-"""dctq.v1 on NVIDIA GPUs: CUDA C++ for patches of 16, Triton for the rest; ``backend`` is the door."""
+"""dctq.v1 and ulp.v1 on NVIDIA GPUs: CUDA C++ for patches of 16, Triton for the rest; ``backend`` is the door."""
 
 from __future__ import annotations
 
