@@ -33,7 +33,7 @@ def layers(draw: st.DrawFn, patches: tuple[int, ...] = (8, 16, 32)) -> tuple[Dct
         one_class = st.one_of(st.just((0,)), values)
     levels = tuple(draw(st.lists(one_class, min_size=1, max_size=4)))
     sparse = tuple(number for number, table in enumerate(levels) if len(table) > 1 and draw(st.booleans()))
-    rank = draw(st.integers(0, 4))
+    rank = draw(st.integers(0, 4) | st.sampled_from([12, 17, 64, 65, 150, 256]))
     params = DctqParams(
         grid,
         draw(st.sampled_from(("dct", "hadamard", "none"))),

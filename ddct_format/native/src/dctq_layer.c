@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { FEWEST_TILE_TERMS = 12 }; /* with fewer, vectors are as fast */
+
 static void *allocate(uint64_t count, size_t size) {
     if (count > (SIZE_MAX - 128) / size)
         return NULL;
@@ -40,9 +42,30 @@ static bool prepare_columns(dctq_layer *d, const uint8_t *column_keys) {
     return true;
 }
 
+/* For the matrix unit. */
+static bool prepare_tiles(dctq_layer *d, const int8_t *right) {
+    const size_t depth = (d->rank + 63) / 64;
+    const uint64_t size = (d->across * d->patch + 15) / 16 * depth * 1024;
+    d->right_tiles = allocate(size, 1);
+    if (d->right_tiles == NULL)
+        return false;
+    memset(d->right_tiles, 0, size);
+    for (uint32_t term = 0; term < d->rank; term++)
+        for (uint64_t c = 0; c < d->cols; c++) {
+            uint64_t place = d->column_place == NULL ? c : d->column_place[c];
+            uint8_t *tile = d->right_tiles + (place / 16 * depth + term / 64) * 1024;
+            tile[term % 64 / 4 * 64 + place % 16 * 4 + term % 4] = (uint8_t)right[term * d->cols + c];
+        }
+    return true;
+}
+
 /* Terms in pairs, columns in the order of the patches. */
 static bool prepare_low_rank(dctq_layer *d, const int8_t *right) {
     const uint32_t pairs = (d->rank + 1) / 2;
+#if HAVE_AMX
+    if (kernels()->tiles && d->rank >= FEWEST_TILE_TERMS && tiles_are_permitted())
+        return prepare_tiles(d, right);
+#endif
     d->right_stride = (size_t)(d->across * d->patch + 2 * COLUMN_PAD + 31) / 32 * 32;
     d->right = pairs == 0 ? NULL : allocate(d->right_stride * pairs, sizeof *d->right);
     if (pairs > 0 && d->right == NULL)
@@ -109,6 +132,7 @@ void dctq_prepare_class(dctq_class *class) {
 
 void dctq_release(dctq_layer *d) {
     free(d->right);
+    free(d->right_tiles);
     free(d->row_order);
     free(d->column_place);
     free(d->delta);

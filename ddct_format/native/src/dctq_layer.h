@@ -37,6 +37,7 @@ typedef struct dctq_scratch {
     uint32_t pairs[MAX_PATCH * MAX_PATCH / 4] __attribute__((aligned(64))); /* of the basis, for the other dimension */
     float row[TILE] __attribute__((aligned(64)));                      /* of the view, in its order of columns */
     int32_t factors[2][MAX_RANK / 2][MAX_PATCH] __attribute__((aligned(64)));
+    uint8_t factor_bytes[3][MAX_PATCH][MAX_RANK] __attribute__((aligned(64))); /* instead, with `right_tiles` */
 } dctq_scratch;
 
 typedef struct dctq_layer {
@@ -52,6 +53,7 @@ typedef struct dctq_layer {
     const int8_t *left;
     int32_t *right;      /* [pairs of terms][right_stride]: int16 of both, in the patches' order of columns */
     size_t right_stride; /* a multiple of 16 */
+    uint8_t *right_tiles; /* NULL, or instead of `right`: of each 16 columns and 64 terms [term / 4][column][term % 4] */
     bool wide[MAX_RANK / 2]; /* pairs of terms whose factors need more than 16 bits */
     bool some_wide;
     size_t *row_order;       /* row of the view of each row of the patches; NULL: the identity */

@@ -149,6 +149,26 @@ static void finish_rows(const dctq_layer *d, const dctq_target *to, uint32_t hei
     }
 }
 
+static void prepare_low_rank_rows(const dctq_layer *d, uint64_t first, uint32_t height) {
+#if defined(USE_AVX512) && HAVE_AMX
+    if (d->right_tiles != NULL) {
+        prepare_factor_bytes(d, first, height);
+        return;
+    }
+#endif
+    prepare_factors(d, first, height);
+}
+
+static void add_low_rank_columns(const dctq_layer *d, uint64_t column, size_t count, float *delta) {
+#if defined(USE_AVX512) && HAVE_AMX
+    if (d->right_tiles != NULL) {
+        add_low_rank_tiles(d, column, count, delta);
+        return;
+    }
+#endif
+    add_low_rank(d, column, count, delta);
+}
+
 /* Decode until about `budget` elements are finished; true when all are. */
 static bool decode_some(dctq_layer *d, const dctq_target *to, uint64_t budget) {
     const uint64_t patches = TILE / d->patch;
@@ -156,7 +176,7 @@ static bool decode_some(dctq_layer *d, const dctq_target *to, uint64_t budget) {
         uint64_t first = d->next_row * d->patch;
         uint32_t height = d->rows - first < d->patch ? (uint32_t)(d->rows - first) : d->patch;
         if (d->rank > 0 && d->next_column == 0)
-            prepare_factors(d, first, height);
+            prepare_low_rank_rows(d, first, height);
         while (d->next_column < d->across) {
             /* A row of patches is finished as a whole, unless it is a single row of elements. */
             if (done >= budget && (d->next_column == 0 || (d->rows == 1 && d->column_place == NULL)))
@@ -169,7 +189,7 @@ static bool decode_some(dctq_layer *d, const dctq_target *to, uint64_t budget) {
                 decode_patch(d, d->next_row * d->across + d->next_column, height, delta);
             delta = d->delta + (d->column_place == NULL ? 0 : column);
             if (d->rank > 0)
-                add_low_rank(d, column, count, delta);
+                add_low_rank_columns(d, column, count, delta);
             if (d->column_place == NULL)
                 finish_tile(d, to, height, column, count);
             done += (uint64_t)height * count;

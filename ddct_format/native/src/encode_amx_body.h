@@ -2,23 +2,10 @@
  * the time, of deltas, vectors and projections rounded to 8 bits. Included by encode_body.h for AVX-512. */
 #include <stdlib.h>
 
-enum { TILE_ROWS = 16, TILE_DEPTH = 32, MOST_AMX_ROWS = 128 }; /* a tile: 16 rows of 64 bytes */
-
-typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_shapes;
-
-/* Tiles are numbered in the instruction: C00 C01 C10 C11, A0 A1, B0 B1 are tmm0 to tmm7. */
-#define TILE_LOAD(TILE, FROM, PITCH)                                                                                \
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #TILE : : "r"(FROM), "r"((long)(PITCH)) : "memory")
-#define TILE_STORE(TILE, TO, PITCH)                                                                                 \
-    __asm__ volatile("tilestored %%tmm" #TILE ", (%0,%1,1)" : : "r"(TO), "r"((long)(PITCH)) : "memory")
-#define TILE_PRODUCT(C, A, B) __asm__ volatile("tdpbf16ps %%tmm" #B ", %%tmm" #A ", %%tmm" #C : :)
+enum { TILE_DEPTH = 32, MOST_AMX_ROWS = 128 };
 
 /* C += A . B for 32 rows and 16 or 32 columns of C, in floats. A has `depth` columns; B's rows 2k and 2k + 1 alternate
- * in memory. Pitches are in bytes. */
+ * in memory. Pitches are in bytes. C00 C01 C10 C11, A0 A1, B0 B1 are tmm0 to tmm7. */
 static void multiply_tiles(const uint8_t *a, size_t a_pitch, const uint8_t *b, size_t b_pitch, size_t depth, bool wide,
                            bool high, uint8_t *c, size_t c_pitch) {
     uint8_t *below = c + TILE_ROWS * c_pitch;
@@ -32,16 +19,16 @@ static void multiply_tiles(const uint8_t *a, size_t a_pitch, const uint8_t *b, s
     for (size_t k = 0; k < depth; k += TILE_DEPTH, a += 2 * TILE_DEPTH, b += TILE_DEPTH / 2 * b_pitch) {
         TILE_LOAD(4, a, a_pitch);
         TILE_LOAD(6, b, b_pitch);
-        TILE_PRODUCT(0, 4, 6);
+        TILE_PRODUCT(tdpbf16ps, 0, 4, 6);
         if (high) {
             TILE_LOAD(5, a + TILE_ROWS * a_pitch, a_pitch);
-            TILE_PRODUCT(2, 5, 6);
+            TILE_PRODUCT(tdpbf16ps, 2, 5, 6);
         }
         if (wide) {
             TILE_LOAD(7, b + 64, b_pitch);
-            TILE_PRODUCT(1, 4, 7);
+            TILE_PRODUCT(tdpbf16ps, 1, 4, 7);
             if (high)
-                TILE_PRODUCT(3, 5, 7);
+                TILE_PRODUCT(tdpbf16ps, 3, 5, 7);
         }
     }
     TILE_STORE(0, c, c_pitch);
@@ -104,12 +91,7 @@ static void encode_power_amx(const encode_band *band, float scale, size_t stride
     uint16_t *by_row = (uint16_t *)(memory + starts[0]), *turned = (uint16_t *)(memory + starts[5]);
     uint32_t *by_pair = (uint32_t *)(memory + starts[1]), *paired = (uint32_t *)(memory + starts[2]);
     float *back = (float *)(memory + starts[3]), *projected = (float *)(memory + starts[4]);
-    tile_shapes shapes = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        shapes.row_bytes[i] = 64;
-        shapes.rows[i] = TILE_ROWS;
-    }
-    __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
+    begin_tiles();
     memset(result->col_squares, 0, cols * sizeof *result->col_squares);
     for (size_t c = 0; c < cols; c += 2)
         for (size_t k = 0; k < stride; k += 16) {
@@ -159,7 +141,7 @@ static void encode_power_amx(const encode_band *band, float scale, size_t stride
             }
         multiply((uint8_t *)turned, 2 * most, (uint8_t *)by_pair, 4 * pitch, height, stride, padded, back, 4 * pitch);
     }
-    __asm__ volatile("tilerelease" : :);
+    end_tiles();
     for (size_t c = 0; c < cols; c++)
         for (size_t k = 0; k < stride; k++)
             result->returned[c * stride + k] = back[k * pitch + c];

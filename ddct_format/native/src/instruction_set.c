@@ -27,8 +27,8 @@ static bool is_usable(int level) {
 #endif
 #if HAVE_AMX
     unsigned eax, ebx, ecx, edx;
-    if (level == AMX) /* tiles, and their products of bfloat16 */
-        return is_usable(AVX512) && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx >> 24 & 1 && edx >> 22 & 1;
+    if (level == AMX) /* products of bfloat16, tiles, products of bytes */
+        return is_usable(AVX512) && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx >> 22 & 1 && edx >> 24 & 1 && edx >> 25 & 1;
 #endif
     return level == PORTABLE;
 }

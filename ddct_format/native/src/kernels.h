@@ -46,6 +46,7 @@ typedef struct kernel_table {
     void (*ulp_row_sizes)(const encode_band *band, const float *weights, float *work, float *sizes);
     /* SHA-256 of `count` leaves of `size` bytes, a multiple of 64; NULL where the library is as fast. */
     void (*leaf_digests)(const uint8_t *data, size_t size, size_t count, uint8_t *digests);
+    bool tiles; /* decode_some() takes `right_tiles` */
 } kernel_table;
 
 extern const kernel_table kernels_portable;

@@ -17,6 +17,12 @@
 
 #include "low_rank_body.h"
 
+#if defined(USE_AVX512) && HAVE_AMX
+#include "tiles.h"
+
+#include "low_rank_amx_body.h"
+#endif
+
 #include "decode_body.h"
 
 #include "ulp_body.h"
@@ -36,14 +42,14 @@
 #define LEAF_DIGESTS NULL
 #endif
 
-#define KERNELS(ENCODE)                                                                                             \
+#define KERNELS(ENCODE, TILES)                                                                                      \
     {                                                                                                               \
         .sparse_valid = ddct_sparse_valid, .dense_table = ddct_dense_table, .prepare_patches = prepare_patches,     \
         .decode_some = decode_some, .ulp_make_code = ddct_ulp_make_code, .ulp_measure = ddct_ulp_measure,           \
         .ulp_count_groups = ulp_count_groups, .ulp_decode_some = ulp_decode_some, .encode = ENCODE,                 \
-        .ulp_row_sizes = ulp_row_sizes, .leaf_digests = LEAF_DIGESTS,                                               \
+        .ulp_row_sizes = ulp_row_sizes, .leaf_digests = LEAF_DIGESTS, .tiles = TILES,                               \
     }
-const kernel_table KERNEL_TABLE = KERNELS(&encode_functions);
+const kernel_table KERNEL_TABLE = KERNELS(&encode_functions, false);
 #if defined(USE_AVX512) && HAVE_AMX
-const kernel_table kernels_amx = KERNELS(&encode_functions_amx);
+const kernel_table kernels_amx = KERNELS(&encode_functions_amx, true);
 #endif
