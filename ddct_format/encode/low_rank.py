@@ -59,16 +59,16 @@ def quantise_low_rank(factors: Factors, rows: int, step: float) -> LowRankPart |
     right, right_steps = right[:, used], right_steps[used]
     if not used.size:
         return None
-    decoded_right = (right * right_steps).astype(np.float32)
+    decoded_right = right * right_steps.astype(np.float32)
     projected = factors.project(decoded_right)
     # Refitting one side after the other was rounded takes back most of that side's error.
-    gram = decoded_right.T.astype(np.float64) @ decoded_right
+    gram = (decoded_right.T @ decoded_right).astype(np.float64)
     fitted = projected @ np.linalg.pinv(gram, hermitian=True).astype(np.float32)
     left_steps = np.maximum(step, np.abs(fitted).max(axis=0, initial=0) / _LARGEST)
     left = _round(fitted, left_steps)
     products = right_steps * left_steps
     # One least-squares factor per term; it lies near 1 and goes into the multiplier.
-    decoded_left = left * left_steps
+    decoded_left = left * left_steps.astype(np.float32)
     normal = (decoded_left.T @ decoded_left) * gram
     aligned = np.einsum("ij,ij->j", decoded_left, projected, dtype=np.float64)
     products = products * np.clip(np.linalg.pinv(normal, hermitian=True) @ aligned, 0.5, 2.0)
@@ -87,12 +87,11 @@ def residual_squares(
     if part is None:
         return factors.row_squares, factors.col_squares
     left, right = part.weighted()
-    own_rows = np.einsum("ik,kl,il->i", left, right @ right.T, left, dtype=np.float64, optimize=True)
-    own_cols = np.einsum("ki,kl,li->i", right, left.T @ left, right, dtype=np.float64, optimize=True)
-    cross_rows = np.einsum("ik,ik->i", factors.project(right.T), left, dtype=np.float64)
-    cross_cols = np.einsum("ik,ki->i", factors.project_back(left), right, dtype=np.float64)
-    rows = np.maximum(factors.row_squares - 2 * cross_rows + own_rows, 0)
-    return rows, np.maximum(factors.col_squares - 2 * cross_cols + own_cols, 0)
+    of_rows = left @ (right @ right.T) - 2 * factors.project(right.T)
+    of_cols = (left.T @ left) @ right - 2 * factors.project_back(left).T
+    rows = factors.row_squares + np.einsum("ik,ik->i", of_rows, left)
+    cols = factors.col_squares + np.einsum("ki,ki->i", of_cols, right)
+    return np.maximum(rows, 0), np.maximum(cols, 0)
 
 
 def _worthwhile(values: npt.NDArray[np.float64], shape: tuple[int, ...], step: float) -> int:
@@ -110,7 +109,10 @@ def _worthwhile(values: npt.NDArray[np.float64], shape: tuple[int, ...], step: f
     return int(np.argmin(pays)) if not pays.all() else pays.size
 
 
-def _round(values: npt.NDArray[np.float32], steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _round(values: npt.NDArray[np.float32], steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """Whole numbers of at most 127, small values pulled towards zero, which is the cheapest symbol."""
-    ratio = values / steps
-    return np.copysign(np.minimum(np.floor(np.abs(ratio) + (0.5 - _DEAD_ZONE)), _LARGEST), ratio)
+    ratio = values * (1 / steps).astype(np.float32)
+    sizes = np.abs(ratio)
+    sizes += 0.5 - _DEAD_ZONE
+    np.minimum(np.floor(sizes, out=sizes), _LARGEST, out=sizes)
+    return np.copysign(sizes, ratio, out=sizes)

@@ -19,6 +19,7 @@ from .delta import EncodedDelta
 from .packing import pack_class
 from .pair import Pair
 from .quantiser import Quantiser, choose_gain
+from .sums import add_sums
 from .workspace import Workspace
 
 __all__ = ["encode_paper"]
@@ -31,22 +32,22 @@ Span = tuple[int, int]
 
 def encode_paper(
     pair: Pair,
-    sums: DeltaSums,
     shares: tuple[tuple[int, float], ...],
     quantiser: Quantiser,
     encoder: Encoder,
     workspace: Workspace,
-) -> EncodedDelta:
-    """Quantise one tensor's delta, which is finite.
+) -> tuple[EncodedDelta, float] | None:
+    """Quantise one tensor's delta; it, and Σ (t−b)². None if the delta is not finite.
 
     Args:
-        sums: over the delta.
         shares: (bits, share of the patches) from the strongest patches down; what is left gets no bits.
     """
     patch = quantiser.patch
     grid = PatchGrid(pair.rows, pair.cols, patch)
     alphabets = [1] + [2**bits for bits, _ in reversed(shares)]
-    energies = _patch_energies(pair, grid, encoder, workspace)
+    energies, sums = _measure(pair, grid, encoder, workspace)
+    if not sums.finite:
+        return None
     class_map = _rank_patches(energies, shares)
     alphabet_of = np.array(alphabets, dtype=np.uint8)[class_map]
     magnification = _to_half_precision_range(float(energies.max(initial=0.0)), quantiser)
@@ -87,16 +88,24 @@ def encode_paper(
     params = DctqParams(grid, quantiser.transform, "affine", tuple(tuple(range(alphabet)) for alphabet in alphabets))
     scales = np.array([gain * unit], dtype="<f4").view(np.uint8)
     halves = split_halves(minima[coded], steps[coded])
-    return EncodedDelta(params, [scales, class_map, *halves, *(part for parts in codes for part in parts)], [])
+    sections = [scales, class_map, *halves, *(part for parts in codes for part in parts)]
+    return EncodedDelta(params, sections, []), sums.energy
 
 
-def _patch_energies(pair: Pair, grid: PatchGrid, encoder: Encoder, workspace: Workspace) -> npt.NDArray[np.float64]:
-    def measure(span: Span) -> npt.NDArray[np.float64]:
-        result = encoder.patch_energies(pair.band(span), grid.patch)
+def _measure(
+    pair: Pair, grid: PatchGrid, encoder: Encoder, workspace: Workspace
+) -> tuple[npt.NDArray[np.float64], DeltaSums]:
+    """Σ d² of each patch, and sums over the whole delta, both while a band is in the second-level cache."""
+
+    def measure(span: Span) -> tuple[npt.NDArray[np.float64], DeltaSums]:
+        band = pair.band(span)
+        result = encoder.patch_energies(band, grid.patch), encoder.delta_sums(band)
         pair.release(span)
         return result
 
-    return np.concatenate(list(workspace.spread(measure, pair.spans(encoder.band_weights, grid.patch))))
+    spans = pair.spans(encoder.band_weights // 2, grid.patch)
+    energies, sums = zip(*workspace.spread(measure, spans), strict=True)
+    return np.concatenate(energies), add_sums(sums)
 
 
 def _rank_patches(energies: npt.NDArray[np.float64], shares: tuple[tuple[int, float], ...]) -> npt.NDArray[np.uint8]:

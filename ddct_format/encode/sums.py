@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..backends.encoder import DeltaSums, Encoder
 from .pair import Pair
 from .workspace import Workspace
 
-__all__ = ["sum_delta"]
+__all__ = ["add_sums", "sum_delta"]
 
 
 def sum_delta(pair: Pair, encoder: Encoder, workspace: Workspace) -> DeltaSums:
@@ -17,9 +19,14 @@ def sum_delta(pair: Pair, encoder: Encoder, workspace: Workspace) -> DeltaSums:
         pair.release(span)
         return result
 
+    return add_sums(workspace.spread(measure, pair.spans(encoder.band_weights)))
+
+
+def add_sums(parts: Iterable[DeltaSums]) -> DeltaSums:
+    """Of all bands together."""
     energy = magnitude = largest = 0.0
     finite = True
-    for part in workspace.spread(measure, pair.spans(encoder.band_weights)):
+    for part in parts:
         energy, magnitude = energy + part.energy, magnitude + part.magnitude
         largest, finite = max(largest, part.largest), finite and part.finite
     return DeltaSums(energy, magnitude, largest, finite)

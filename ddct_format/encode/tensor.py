@@ -135,11 +135,12 @@ def encode_tensor(
             return EncodedTensor("add", (_dctq_layer(encoded, sections, None),))
     energy = 0.0 if analysis is None else analysis.deviation**2 * pair.elements
     if encoded is None:
-        sums = sum_delta(pair, backend, workspace)
-        energy = sums.energy
-        if not preset.shares or matrix_view(target.shape) is None or not sums.finite:
+        if not preset.shares or matrix_view(target.shape) is None:
             return carry(target, target_digest, workspace)
-        encoded = encode_paper(pair, sums, preset.shares, preset.quantiser, backend, workspace)
+        quantised = encode_paper(pair, preset.shares, preset.quantiser, backend, workspace)
+        if quantised is None:
+            return carry(target, target_digest, workspace)
+        encoded, energy = quantised
     applied = apply_delta(pair, encoded, backend, workspace)
     if applied is None:
         return carry(target, target_digest, workspace)

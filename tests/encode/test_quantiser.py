@@ -14,7 +14,6 @@ from ddct_format.encode.pair import Pair, TensorData
 from ddct_format.encode.paper import encode_paper
 from ddct_format.encode.presets import PRESETS, Preset
 from ddct_format.encode.quantiser import GAINS, Quantiser, choose_gain
-from ddct_format.encode.sums import sum_delta
 from ddct_format.encode.workspace import Workspace
 
 BACKEND = get_backend("reference")
@@ -25,7 +24,10 @@ def decode_paper(quantiser: Quantiser, shares: tuple[tuple[int, float], ...] = (
     data = DELTA.view(np.uint8).reshape(-1)
     tensors = (TensorData("F32", DELTA.shape, bytes_) for bytes_ in (np.zeros_like(data), data))
     pair, workspace = Pair(*tensors, DELTA.shape), Workspace()
-    encoded = encode_paper(pair, sum_delta(pair, BACKEND, workspace), shares, quantiser, BACKEND, workspace)
+    quantised = encode_paper(pair, shares, quantiser, BACKEND, workspace)
+    assert quantised is not None
+    encoded, energy = quantised
+    assert energy == pytest.approx(float(np.square(DELTA, dtype=np.float64).sum()))
     payload = parse_payload(encoded.params, np.concatenate(encoded.sections))
     return BACKEND.decode_delta(encoded.params, payload).astype(np.float64)
 
