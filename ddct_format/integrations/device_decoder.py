@@ -314,17 +314,21 @@ class Payload:
 
 
 def _grouped(wanted: Sequence[tuple[TensorRecord, torch.device]], *, by_device: bool) -> Iterator[list[_Placed]]:
+    """All layers of a tensor are in one group, whose stream puts them in order."""
     group: list[_Placed] = []
     position = 0
-    layers = ((record, device, index) for record, device in wanted for index in range(usable_layers(record)))
-    for record, device, index in layers:
-        params = layer_params(record, index)
-        size, room = record.layers[index].size, _room(params)
-        if group and (position + size + room > _GROUP or (by_device and device != group[0].device)):
+    for record, device in wanted:
+        params = [layer_params(record, index) for index in range(usable_layers(record))]
+        sizes = [layer.size for layer in record.layers[: len(params)]]
+        rooms = [_room(own) for own in params]
+        taken = [-(-(size + room) // _ALIGNMENT) * _ALIGNMENT for size, room in zip(sizes, rooms, strict=True)]
+        if group and (position + sum(taken) > _GROUP or (by_device and device != group[0].device)):
             yield group
             group, position = [], 0
-        group.append(_Placed(device, record, index, params, (position, position + size), room))
-        position += -(-(size + room) // _ALIGNMENT) * _ALIGNMENT
+        for index, own in enumerate(params):
+            place = (position, position + sizes[index])
+            group.append(_Placed(device, record, index, own, place, rooms[index]))
+            position += taken[index]
     if group:
         yield group
 
