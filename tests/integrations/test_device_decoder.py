@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,4 +32,4 @@ def test_layers_of_a_tensor_are_in_one_group(tmp_path: Path, monkeypatch: pytest
             assert all(group[0][1] == 0 and group[-1][1] == 1 for group in found)
             for group in groups:
                 places = [item.place for item in group]
-                assert all(stop <= start for (_, stop), (start, _) in zip(places, places[1:], strict=False))
+                assert all(stop <= start for (_, stop), (start, _) in pairwise(places))
