@@ -5,9 +5,9 @@
 Every matrix is covered with copies of a small model's matrix of the same role. All copies in a row of tiles share one
 permutation and one choice of signs of their rows, all copies in a column of tiles one of their columns, and base and
 fine-tune share both: so the distribution of weights and deltas, their scale by row and column and the share that few
-singular vectors hold stay as they were. Rows repeat after some hundred others, but for signs, and a compressor finds that
-if its window holds as many. Writes OUT/base and OUT/tuned, bf16, in shards of at most 1 GB, one tensor in memory at a
-time.
+singular vectors hold stay as they were. Rows repeat after some hundred others, but for signs, and a compressor finds
+that if its window holds as many. Writes OUT/base and OUT/tuned, bf16, in shards of at most 1 GB, one tensor in memory
+at a time.
 """
 
 from __future__ import annotations
