@@ -228,10 +228,39 @@ def encode(copy: float) -> None:
                 f"| {size * weights / taken / 1e12:.2f} | {size * weights / taken / copy:.2f} |",
                 flush=True,
             )
+        encode_residual(copy, pairs[:2], 65536 / (deviation * 1.7))
         del pairs
         torch.cuda.empty_cache()
     print()
     encode_calls()
+
+
+def encode_residual(copy: float, pairs: Sequence[Operands], unit: float) -> None:
+    """The form that real models take, with low-rank part and column order: alone, and with what makes its residual."""
+    rows, cols, rank = pairs[0].rows, pairs[0].cols, 16
+    left, right = torch.randn(rows, rank, device="cuda") * 1e-5, torch.randn(rank, cols, device="cuda") * 1e-5
+    order = torch.randperm(cols, device="cuda")
+
+    def residual(pair: Operands) -> Operands:
+        delta = (pair.target.float() - pair.base.float()).view(rows, cols) - left @ right
+        ordered = delta[:, order].contiguous().view(-1)
+        return Operands(ordered, ordered, "F32", rows, cols, 1.0)
+
+    made = [residual(pair) for pair in pairs]
+    work: dict[str, list[Callable[[], object]]] = {
+        "balanced, from a float32 residual": [lambda pair=pair: encode_levels(pair, unit, 0.2) for pair in made],
+        "balanced, its residual by torch, too": [
+            lambda pair=pair: encode_levels(residual(pair), unit, 0.2) for pair in pairs
+        ],
+    }
+    size = 4.5 + 4 / 256
+    for name, calls in work.items():
+        taken = seconds(calls)
+        print(
+            f"| {name} | {rows * cols / 1e6:.0f} M | {size:.2f} | {rows * cols / taken / 1e9:.0f} "
+            f"| {size * rows * cols / taken / 1e12:.2f} | {size * rows * cols / taken / copy:.2f} |",
+            flush=True,
+        )
 
 
 def encode_calls() -> None:

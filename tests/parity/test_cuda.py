@@ -115,10 +115,12 @@ def test_leaves_have_the_digests_of_the_standard_library() -> None:
     assert leaf_digests(places, leaf) == [hashlib.sha256(row.tobytes()).digest() for row in data]
 
 
-def large_layer(rank: int, *, keys: bool = False, rows: int = 2100, cols: int = 1030) -> tuple[DctqParams, DctqPayload]:
+def large_layer(
+    rank: int, *, keys: bool = False, patch: int = 16, rows: int = 2100, cols: int = 1030
+) -> tuple[DctqParams, DctqPayload]:
     """Many tiles, many blocks of the class index, long runs, and low-rank sums near their limit."""
     random = np.random.default_rng(rank)
-    grid = PatchGrid(rows, cols, 8 if keys else 16)
+    grid = PatchGrid(rows, cols, patch)
     params = DctqParams(grid, "dct", "levels", ((0,), (0, -1, 1), (0, -127, 127, 5)), (2,), rank, keys, keys)
     class_map = random.integers(0, 3, grid.count).astype(np.uint8)
     members = [int((class_map == number).sum()) for number in (1, 2)]
@@ -142,10 +144,10 @@ def large_layer(rank: int, *, keys: bool = False, rows: int = 2100, cols: int = 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(INTERPRETED or not HAS_TRITON or not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("rank", [0, 2, 16, 256])
-@pytest.mark.parametrize("keys", [False, True])
-def test_a_tensor_of_many_tiles_equals_the_reference(rank: int, keys: bool) -> None:
-    params, payload = large_layer(rank, keys=keys)
+@pytest.mark.parametrize("rank", [0, 2, 16, 40, 256])
+@pytest.mark.parametrize(("keys", "patch"), [(False, 16), (True, 8), (True, 16)])
+def test_a_tensor_of_many_tiles_equals_the_reference(rank: int, keys: bool, patch: int) -> None:
+    params, payload = large_layer(rank, keys=keys, patch=patch)
     base = base_bytes(params.grid.rows * params.grid.cols, "BF16", 2, finite=True)
     ours = kernels().apply(params, payload, base, "BF16", "BF16")
     assert np.array_equal(ours, get_backend("cpu").apply(params, payload, base, "BF16", "BF16"))
