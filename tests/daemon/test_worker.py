@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from daemon_models import write_model
 
+from ddct_daemon import worker
 from ddct_daemon.listing import list_checkpoint
 from ddct_daemon.worker import run_pack
 from ddct_format import verify
@@ -130,3 +131,10 @@ def test_trouble_with_the_base_is_a_failure_and_with_the_checkpoint_it_is_unusab
     (tmp_path / "runs" / "model" / "adapter_config.json").write_text("{}")
     job["fingerprint"] = fingerprint(tmp_path / "runs")
     assert run_pack(job)["outcome"] == "unusable"
+
+
+@pytest.mark.parametrize("limit", [0, 300_000_000, 900_000_000, 8_000_000_000])
+def test_any_limit_of_memory_leaves_a_working_set_that_packing_takes(job: dict[str, Any], limit: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "limit_memory", lambda size: None)  # it is for all of a process
+        assert run_pack({**job, "memory": limit})["outcome"] == "packed"
