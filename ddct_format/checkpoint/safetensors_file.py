@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from ddct_format.checkpoint.names import check_tensor
 from ddct_format.checkpoint.pages import Region, drop_cached, release_pages
-from ddct_format.checkpoint.storage import FileState, open_regular_file, storage_errors, write_at
+from ddct_format.checkpoint.storage import FileState, open_regular_file, start_writing_back, storage_errors, write_at
 from ddct_format.container.buffers import byte_view
 from ddct_format.container.dtypes import tensor_nbytes
 from ddct_format.errors import CheckpointError
@@ -343,6 +343,7 @@ class SafetensorsWriter:
 
     def _written(self, tensor: StoredTensor) -> None:
         self._unwritten.discard(tensor.name)
+        start_writing_back(self._descriptor, tensor.start, tensor.nbytes)
         if self._drop_cache:
             self._undropped += tensor.nbytes
             if self._undropped >= _DROP_EVERY:
