@@ -42,6 +42,7 @@ static bool prepare_columns(dctq_layer *d, const uint8_t *column_keys) {
     return true;
 }
 
+#if HAVE_AMX
 /* For the matrix unit. */
 static bool prepare_tiles(dctq_layer *d, const int8_t *right) {
     const size_t depth = (d->rank + 63) / 64;
@@ -58,6 +59,7 @@ static bool prepare_tiles(dctq_layer *d, const int8_t *right) {
         }
     return true;
 }
+#endif
 
 /* Terms in pairs, columns in the order of the patches. */
 static bool prepare_low_rank(dctq_layer *d, const int8_t *right) {

@@ -232,7 +232,8 @@ static PyObject *ulp_row_sizes(PyObject *module, PyObject *arguments) {
         valid = false;
     }
     if (valid) {
-        const encode_band band = {pair.before, pair.target, (element_type)type, (element_type)type, pair.rows, pair.cols};
+        const encode_band band = {
+            pair.before, pair.target, (element_type)type, (element_type)type, pair.rows, pair.cols, .row_order = NULL};
         WITHOUT_LOCK(target.len, kernels()->ulp_row_sizes(&band, weights.buf, work, sizes.buf));
     }
     free(work);
