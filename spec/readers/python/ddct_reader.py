@@ -25,6 +25,7 @@ __all__ = ["BITS", "Archive", "BaseMismatch", "Budget", "Corrupt", "DdctError", 
 class DdctError(Exception):
     """A refusal (section 10); ``tensor`` is the name of the tensor that it is about, if it is about one."""
     tensor: str | None = None
+
 class Corrupt(DdctError): ...
 class Truncated(DdctError): ...
 class Unsupported(DdctError): ...
@@ -34,7 +35,8 @@ class Budget(DdctError): ...
 
 Tensor = tuple[str, tuple[int, ...], bytes]  # element type, shape, bytes
 Array = np.ndarray[Any, Any]
-MAGIC, MIB = bytes.fromhex("89444443540D0A1A"), 1 << 20
+MAGIC = bytes.fromhex("89444443540D0A1A")
+MIB = 1 << 20
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
         "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64}
 STORED_AS = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}
@@ -47,6 +49,7 @@ def need(condition: Any, reason: str, error: type[DdctError] = Invalid) -> None:
 # 1. Conventions
 CRC_TABLE = list(range(256))
 for _ in range(8): CRC_TABLE = [entry >> 1 ^ (0x82F63B78 if entry & 1 else 0) for entry in CRC_TABLE]
+
 def crc32c(data: bytes) -> int:
     crc = 0xFFFFFFFF
     for byte in data: crc = CRC_TABLE[(crc ^ byte) & 255] ^ crc >> 8
@@ -97,9 +100,11 @@ def parse_json(raw: bytes) -> Any:
         json.dumps(value, ensure_ascii=False).encode()
         return value
     except ValueError as error: raise Invalid(f"not strict JSON: {error}") from None  # syntax, UTF-8, lone surrogates
+
 def parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     need(len(value := dict(pairs)) == len(pairs), "duplicate name in a JSON object")
     return value
+
 def parse_number(text: str) -> int | float:
     if len(text) <= 17 and text.removeprefix("-").isdecimal() and abs(int(text)) < 2**53: return int(text)
     need(re.search(r"[.eE]", text) and math.isfinite(float(text)), f"number out of range: {text[:40]}")
@@ -133,11 +138,14 @@ def check(value: Any, rule: Any, where: str) -> None:
 def has_no_fraction(value: Any) -> bool:
     if isinstance(value, dict): value = list(value.values())
     return all(map(has_no_fraction, value)) if isinstance(value, list) else not isinstance(value, float)
+
 def is_path(value: str) -> bool:
     """Section 5.4, but for the rules that names have too."""
     parts = value.split("/")
     return re.search(r"[\\:]", value) is None and all(0 < len(p.encode()) <= 255 and p[-1] not in ". " for p in parts)
+
 def text(limit: int) -> Any: return lambda value: isinstance(value, str) and len(value.encode()) <= limit
+
 def one_of(*values: Any) -> Any: return lambda value: any(type(value) is type(one) and value == one for one in values)
 def is_digest(value: Any) -> bool: return isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
 def is_real(value: Any) -> bool: return type(value) in (int, float) and value >= 0
@@ -177,6 +185,7 @@ def model_id(tensors: list[Any], by_name: Mapping[str, Any], layer: int) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 def ascending(values: list[Any]) -> bool: return all(a < b for a, b in pairwise(values))
+
 def check_relations(meta: Any) -> None:
     """Section 9, step 7."""
     tensors = meta["tensors"]
@@ -216,6 +225,7 @@ class Raw:
         check(layer["params"], {"planes": one_of(1, 2, 4, 8)}, "params")
         self.planes, size = layer["params"]["planes"], math.prod(record["shape"]) * BITS[record["dtype"]] // 8
         need(size % self.planes == 0 and layer["size"] == size, "raw.v1: planes or size")
+
     def apply(self, payload: bytes, _: bytes) -> bytes:
         return np.frombuffer(payload, np.uint8).reshape(self.planes, -1).T.tobytes()
 
@@ -232,6 +242,7 @@ class OfFloats:
         need(ascending(self.sparse), "sparse is not ascending")
         self.R = size // self.C
         self.row_keys, self.col_keys = self.R * ("row_keys" in params), self.C * ("col_keys" in params)
+
     def prediction(self, before: bytes) -> tuple[Array, Array]:
         """The elements as f32, and as bit patterns of the target's type (7.2.3, step 5)."""
         stored = np.frombuffer(before, STORED_AS[self.base_dtype])
@@ -261,6 +272,7 @@ class Payload(io.BytesIO):
         symbols, where = np.zeros(count, np.int64), ends[runs < 255] - 1
         symbols[where] = self.take_symbols(len(where), alphabet - 1) + 1
         return symbols
+
 def per_byte(alphabet: int) -> int: return max(n for n in range(1, 9) if alphabet**n <= 256)
 def dense(count: int, alphabet: int) -> int: return 0 if alphabet == 1 else -(-count // per_byte(alphabet))
 
@@ -284,6 +296,7 @@ class Dctq(OfFloats):
         m = self.N * self.p**2
         codes = 2 * m if self.sparse else max(dense(m, len(c)) for c in self.levels) + len(self.levels)
         need(fixed <= layer["size"] <= fixed + 4 * self.N * self.affine + codes, "dctq.v1: size is not possible")
+
     def delta(self, payload: Payload) -> Array:
         """The delta of each element, float32 (R, C): sections 7.2.2 and 7.2.3."""
         take, alphabets = payload.take, np.array([len(levels) for levels in self.levels])
@@ -323,13 +336,16 @@ class Dctq(OfFloats):
         delta[rows[:, None], cols] = tiled[: self.R, : self.C]
         if self.K: delta += f32((left * multipliers[:, None]).T @ right) * scales[-1]
         return delta
+
     def basis(self) -> Array:
         """B of section 7.2.3, step 2."""
         k, n = np.arange(self.p)[:, None], np.arange(self.p)
         if self.transform == "none": return np.eye(self.p, dtype=np.int64)
         if self.transform == "hadamard": return np.array([[(-1) ** (i & j).bit_count() for j in n] for i in n])
         return np.where(k == 0, 64, np.rint(90 * np.cos(np.pi * (2 * n + 1) * k / (2 * self.p))).astype(np.int64))
+
     @np.errstate(all="ignore")
+
     def apply(self, payload: bytes, before: bytes) -> bytes:
         base, unchanged = self.prediction(before)
         delta = self.delta(Payload(payload)).reshape(-1)
@@ -359,6 +375,7 @@ class Ulp(OfFloats):
         least, most = (0, 2 * E) if self.sparse else (E, E)
         most -= -E * (self.W - 1 - self.m) // 8  # rounded up
         need(fixed + least <= layer["size"] <= fixed + most, "ulp.v1: size is not possible")
+
     def apply(self, payload: bytes, before: bytes) -> bytes:
         sections, patterns = Payload(payload), self.prediction(before)[1]
         row_keys, col_keys = sections.take("u1", self.row_keys), sections.take("u1", self.col_keys)
@@ -426,6 +443,7 @@ class Archive:
         for name, record in self.records.items():
             with about(name): check_codecs(record)
         self._locate_chunks(table, chunks_start, file_size)
+
     def _locate_chunks(self, table: bytes, at: int, file_size: int) -> None:
         """Section 6, and step 9. Of each payload: position, stored size, raw size and crc32c of its chunks."""
         sizes: dict[Any, int] = {(None, i): file["size"] for i, file in enumerate(self.metadata["files"])}
@@ -441,12 +459,15 @@ class Archive:
                 self._chunks[key].append((at, stored_size, raw_size, crc))
                 at += stored_size
         need(at == file_size, "the chunks do not fill the file")
+
     def _read(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)
         data = self._file.read(size)
         need(len(data) == size, f"the file ends within the {size} bytes at {offset}", Truncated)
         return data
+
     def _afford(self, size: int, what: str) -> None: need(size <= self._budget, f"{size} bytes for {what}", Budget)
+
     def _payload(self, key: tuple[str | None, int]) -> bytes:
         """Step 11, but for the codec."""
         self._afford(2 * sum(raw_size for _, _, raw_size, _ in self._chunks[key]), "a payload")
@@ -456,14 +477,17 @@ class Archive:
             need(crc32c(stored) == crc, f"chunk at byte {at}: crc32c", Corrupt)
             parts.append(raw_bytes(stored, raw_size))
         return b"".join(parts)
+
     def layers(self, name: str) -> list[Any]:
         """Those layers of a tensor that are decoded; of the others not even the chunks are read."""
         return usable_layers(self.records[name])[: 1 if self._lossy else 4]
+
     def side_file(self, index: int) -> bytes:
         """The bytes of ``metadata["files"][index]``."""
         data = self._payload((None, index))
         need(tensor_digest(data) == self.metadata["files"][index]["digest"], "digest of a side file", Corrupt)
         return data
+
     def check_base(self, name: str, tensor: Tensor | None) -> None:
         """Step 10 for one tensor, given the base tensor of its name, if the base has it."""
         record = self.records[name]
@@ -471,6 +495,7 @@ class Archive:
             found = tensor and (tensor[0], list(tensor[1]), tensor_digest(tensor[2]))
             wanted = (record.get("base_dtype", record["dtype"]), record["shape"], record["base"])
             with about(name): need(found == wanted, f"the base tensor is {found}, not {wanted}", BaseMismatch)
+
     def decode(self, name: str, base: bytes | None = None) -> bytes:
         """The bytes of the target tensor ``name``; ``base`` are those of its base tensor (of what an alias names)."""
         record = self.records[name]
