@@ -24,10 +24,12 @@ def one_blas_thread() -> Iterator[None]:
     Blocks may overlap, in any number of threads: the first to begin sets the limit, the last to end lifts it. Torch's
     own arithmetic does not go through numpy's library and keeps its threads.
     """
+    from threadpoolctl import threadpool_limits  # other commands than packing start without it
+
     global _users
     with _lock:
         if not _users:
-            _set_limit()
+            _limit.enter_context(threadpool_limits(1, user_api="blas"))
         _users += 1
     try:
         yield
@@ -36,11 +38,3 @@ def one_blas_thread() -> Iterator[None]:
             _users -= 1
             if not _users:
                 _limit.close()
-
-
-def _set_limit() -> None:
-    try:
-        from threadpoolctl import threadpool_limits
-    except ModuleNotFoundError:  # the same bytes, at the cost of more processor time
-        return
-    _limit.enter_context(threadpool_limits(1, user_api="blas"))

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np  # noqa: F401  brings its BLAS along
 import pytest
+import threadpoolctl
 from models import base_model, fine_tune, write_model
 
 from ddct_format import errors, pack
 from ddct_format.pipeline.blas import one_blas_thread
-
-threadpoolctl = pytest.importorskip("threadpoolctl")
 
 
 def blas_threads() -> set[int]:
