@@ -15,7 +15,6 @@ import resource
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import triton
-from gpu_exact import exact
+from gpu_exact import exact, time_calls
 from gpu_pipeline import NORM, loads, model_7b, pipeline, swaps
 from safetensors.torch import save_file
 
@@ -280,15 +279,7 @@ def encode_calls() -> None:
         "balanced, without low-rank part": lambda: backend.quantise(band, plan, np.empty((rows, 0), dtype=np.float32)),
         "paper": lambda: backend.quantise_affine(band, 16, "dct", 2.0**20, alphabets),
     }
-    print("| backend's call, from and to host memory | weights | ms | Gweights/s |\n|---|---|---|---|")
-    for name, call in work.items():
-        times = []
-        for _ in range(8):
-            started = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - started)
-        best = min(times)
-        print(f"| {name} | {rows * cols / 1e6:.0f} M | {best * 1e3:.1f} | {rows * cols / best / 1e9:.2f} |", flush=True)
+    time_calls("backend's call, from and to host memory", work, rows * cols)
 
 
 def mixes(copy: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -21,7 +21,7 @@ from ddct_format.encode.exact import Kinds, encode_exact, plan_exact
 from ddct_format.encode.pair import TensorData
 from ddct_format.encode.workspace import Workspace
 
-__all__ = ["exact"]
+__all__ = ["exact", "time_calls"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -118,7 +118,14 @@ def exact_calls(backend: CudaBackend) -> None:
         "weighted sizes of rows": lambda: backend.ulp_row_sizes(band, np.ones(cols, dtype=np.float32)),
         "decode": lambda: list(backend.apply_ulp_bands(params, payload, before, "BF16", out)),
     }
-    print("| exact layer, from and to host memory | weights | ms | Gweights/s |\n|---|---|---|---|")
+    time_calls("exact layer, from and to host memory", work, weights)
+    if not np.array_equal(out, after):
+        raise RuntimeError("decoded to other bytes")
+
+
+def time_calls(title: str, work: Mapping[str, Callable[[], object]], weights: int) -> None:
+    """Print a table of the least time of eight calls each, by the host's clock."""
+    print(f"| {title} | weights | ms | Gweights/s |\n|---|---|---|---|")
     for name, call in work.items():
         times = []
         for _ in range(8):
@@ -127,5 +134,3 @@ def exact_calls(backend: CudaBackend) -> None:
             times.append(time.perf_counter() - started)
         best = min(times)
         print(f"| {name} | {weights / 1e6:.0f} M | {best * 1e3:.1f} | {weights / best / 1e9:.2f} |", flush=True)
-    if not np.array_equal(out, after):
-        raise RuntimeError("decoded to other bytes")
