@@ -28,6 +28,7 @@ sanitize: $(READY)
 CORE_SOURCES := $(wildcard ddct_format/native/src/*.[ch]) $(wildcard spec/readers/c/*kernels.[ch])
 
 $(READY): pyproject.toml constraints.txt $(CORE_SOURCES)
+	@echo "Setting up $(VENV): some hundreds of MB are fetched, which takes a minute or more."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
