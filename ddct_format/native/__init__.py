@@ -1,8 +1,8 @@
 """The native core: the work of codecs and backends in C, where the package was built with a C compiler.
 
 ``core`` is the extension module, or None: whoever uses it has a path without it, slower, with the same bytes.
-``DDCT_NATIVE=off`` does without the core, ``on`` demands it, and ``portable``, ``avx2``, ``avx512`` or ``amx`` demand
-it with that instruction set.
+``DDCT_NATIVE=off`` does without the core, ``on`` demands it, and ``portable``, ``avx2``, ``avx512``, ``vbmi2`` or
+``amx`` demand it with that instruction set.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class InstructionSets(Protocol):
     """Functions of ``src/instruction_set.c``."""
 
     def instruction_sets(self) -> list[str]:
-        """What this machine has kernels for, the best last: ``portable``, ``avx2``, ``avx512``, ``amx``."""
+        """What this machine has kernels for, the best last: ``portable``, ``avx2``, ``avx512``, ``vbmi2``, ``amx``."""
 
     def use_instruction_set(self, name: str, /) -> str:
         """Use the kernels for that instruction set from now on; for tests, and only while nothing else computes.

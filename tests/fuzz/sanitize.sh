@@ -22,7 +22,7 @@ export ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export MAKEFLAGS="-- EXTRA_CFLAGS=${sanitize// /\\ } EXTRA_LDFLAGS=${sanitize// /\\ }"
 preload="$("${CC:-gcc}" -print-file-name=libasan.so):$("${CC:-gcc}" -print-file-name=libubsan.so)"
 tests=(tests/parity tests/codec tests/encode/test_packing.py)
-for set in amx avx512 avx2 portable; do
+for set in amx vbmi2 avx512 avx2 portable; do
   [ $set = portable ] || grep -q "^flags.*$set" /proc/cpuinfo || continue
   [ $set = portable ] && tests=(tests/spec "${tests[@]}") # and with it the C reader, which has no sets
   [ $# -eq 0 ] || tests=("$@")

@@ -10,9 +10,9 @@
 #include <unistd.h>
 #endif
 
-enum { PORTABLE, AVX2, AVX512, AMX, LEVELS };
+enum { PORTABLE, AVX2, AVX512, VBMI2, AMX, LEVELS };
 
-static const char *const names[LEVELS] = {"portable", "avx2", "avx512", "amx"};
+static const char *const names[LEVELS] = {"portable", "avx2", "avx512", "vbmi2", "amx"};
 static int chosen = -1; /* set under the interpreter's lock, before any kernel runs */
 
 static bool is_usable(int level) {
@@ -24,11 +24,14 @@ static bool is_usable(int level) {
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avx512f") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    if (level == VBMI2)
+        return is_usable(AVX512) && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+               __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
 #endif
 #if HAVE_AMX
     unsigned eax, ebx, ecx, edx;
     if (level == AMX) /* products of bfloat16, tiles, products of bytes */
-        return is_usable(AVX512) && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx >> 22 & 1 && edx >> 24 & 1 && edx >> 25 & 1;
+        return is_usable(VBMI2) && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx >> 22 & 1 && edx >> 24 & 1 && edx >> 25 & 1;
 #endif
     return level == PORTABLE;
 }
@@ -59,6 +62,8 @@ const kernel_table *kernels(void) {
         return &kernels_avx2;
     if (chosen == AVX512)
         return &kernels_avx512;
+    if (chosen == VBMI2)
+        return &kernels_vbmi2;
 #endif
 #if HAVE_AMX
     if (chosen == AMX)

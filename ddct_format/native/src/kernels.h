@@ -46,12 +46,13 @@ typedef struct kernel_table {
     void (*ulp_row_sizes)(const encode_band *band, const float *weights, float *work, float *sizes);
     /* SHA-256 of `count` leaves of `size` bytes, a multiple of 64; NULL where the library is as fast. */
     void (*leaf_digests)(const uint8_t *data, size_t size, size_t count, uint8_t *digests);
+    const group_vectors *group_vectors; /* NULL where the instruction set has none */
     bool tiles; /* decode_some() takes `right_tiles` */
 } kernel_table;
 
 extern const kernel_table kernels_portable;
 #if HAVE_X86_LEVELS
-extern const kernel_table kernels_avx2, kernels_avx512;
+extern const kernel_table kernels_avx2, kernels_avx512, kernels_vbmi2;
 #endif
 #if HAVE_AMX
 extern const kernel_table kernels_amx;

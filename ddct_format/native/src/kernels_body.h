@@ -42,14 +42,17 @@
 #define LEAF_DIGESTS NULL
 #endif
 
-#define KERNELS(ENCODE, TILES)                                                                                      \
+#define KERNELS(ENCODE, VECTORS, TILES)                                                                                      \
     {                                                                                                               \
         .sparse_valid = ddct_sparse_valid, .dense_table = ddct_dense_table, .prepare_patches = prepare_patches,     \
         .decode_some = decode_some, .ulp_make_code = ddct_ulp_make_code, .ulp_measure = ddct_ulp_measure,           \
         .ulp_count_groups = ulp_count_groups, .ulp_decode_some = ulp_decode_some, .encode = ENCODE,                 \
-        .ulp_row_sizes = ulp_row_sizes, .leaf_digests = LEAF_DIGESTS, .tiles = TILES,                               \
+        .ulp_row_sizes = ulp_row_sizes, .leaf_digests = LEAF_DIGESTS, .group_vectors = VECTORS, .tiles = TILES,                               \
     }
-const kernel_table KERNEL_TABLE = KERNELS(&encode_functions, false);
+const kernel_table KERNEL_TABLE = KERNELS(&encode_functions, NULL, false);
+#if defined(USE_AVX512)
+const kernel_table kernels_vbmi2 = KERNELS(&encode_functions, &group_vectors_vbmi2, false);
+#endif
 #if defined(USE_AVX512) && HAVE_AMX
-const kernel_table kernels_amx = KERNELS(&encode_functions_amx, true);
+const kernel_table kernels_amx = KERNELS(&encode_functions_amx, &group_vectors_vbmi2, true);
 #endif

@@ -51,8 +51,8 @@ static const char *read_group(ulp_layer *d, const Py_buffer *payload, uint32_t g
     } else {
         d->next[group] = symbols;
         cursor->end = symbols + others;
-        if (others >= ULP_TILE)
-            cursor->last = cursor->end - ULP_TILE;
+        if (others >= ULP_READ)
+            cursor->last = cursor->end - ULP_READ;
     }
     return kernels()->ulp_measure(&d->grouping.code, symbols, others, cursor->sparse, bits)
                ? NULL
@@ -146,6 +146,7 @@ static PyObject *ulp_open(PyObject *module, PyObject *arguments) {
         .column_keys = column_keys ? (uint8_t *)opened->payload.buf + (row_keys ? rows : 0) : NULL,
         .group_of = d->group_of,
     };
+    g->vectors = narrow_groups_of(d->group_of, DDCT_ULP_CONTEXTS, &g->narrow) ? kernels()->group_vectors : NULL;
     kernels()->ulp_make_code(g->type, shift, &g->code);
     while (d->first_long < g->code.alphabet && g->code.extra_bits[d->first_long] == 0)
         d->first_long++;

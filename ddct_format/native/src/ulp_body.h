@@ -5,8 +5,8 @@ typedef struct ulp_tile {
     uint32_t magnitudes[ULP_TILE];
     float zeros[ULP_TILE];
     uint16_t contexts[ULP_TILE];
-    uint16_t long_ones[ULP_TILE]; /* elements whose symbols have extra bits */
-    uint8_t symbols[ULP_TILE];
+    uint16_t long_ones[ULP_TILE + GROUP_SLACK]; /* elements whose symbols have extra bits */
+    uint8_t groups[ULP_TILE], symbols[ULP_TILE];
 } ulp_tile;
 
 /* Patterns of elements [first, first + count) of the prediction. */
@@ -37,13 +37,15 @@ static void load_prediction(const ulp_grouping *g, uint64_t first, size_t count,
 DEFINE_LOAD_CONTEXTS(load_contexts2, uint16_t)
 DEFINE_LOAD_CONTEXTS(load_contexts4, uint32_t)
 
+INLINE uint32_t row_key(const ulp_grouping *g, uint64_t row) { return g->row_keys == NULL ? 0 : g->row_keys[row]; }
+
 /* The next tile of a row, at most: its patterns and contexts. Sets the group of each of these contexts. */
 static size_t load_tile(const ulp_grouping *g, uint64_t row, uint64_t column, ulp_tile *tile, const uint8_t **group_of) {
     size_t count = g->cols - column < ULP_TILE ? (size_t)(g->cols - column) : ULP_TILE;
     load_prediction(g, row * g->cols + column, count, tile);
     const uint8_t *column_keys = g->column_keys == NULL ? NULL : g->column_keys + column;
     (g->width == 2 ? load_contexts2 : load_contexts4)(&g->code, column_keys, count, tile);
-    *group_of = g->group_of + (g->row_keys == NULL ? 0 : g->row_keys[row]);
+    *group_of = g->group_of + row_key(g, row);
     return count;
 }
 
@@ -54,12 +56,17 @@ static void ulp_count_groups(const ulp_grouping *g, uint64_t counts[256]) {
         for (uint64_t column = 0; column < g->cols;) {
             const uint8_t *group_of;
             size_t count = load_tile(g, row, column, &tile, &group_of), i = 0;
+            column += count;
+            if (g->vectors != NULL) {
+                g->vectors->find(&g->narrow, tile.contexts, row_key(g, row), count, tile.groups);
+                g->vectors->count(&g->narrow, tile.groups, count, parts[0]);
+                continue;
+            }
             for (; i + 4 <= count; i += 4)
                 for (size_t part = 0; part < 4; part++)
                     parts[part][group_of[tile.contexts[i + part]]]++;
             for (; i < count; i++)
                 parts[0][group_of[tile.contexts[i]]]++;
-            column += count;
         }
     for (int group = 0; group < 256; group++)
         counts[group] = parts[0][group] + parts[1][group] + parts[2][group] + parts[3][group];
@@ -93,7 +100,7 @@ static void expand_runs(ulp_cursor *cursor, uint8_t *window, size_t at) {
     cursor->value_waits = value_waits;
 }
 
-/* Lets ULP_TILE symbols of each group be read from where it stands, zeros where there are no more. */
+/* Lets ULP_READ symbols of each group be read from where it stands, zeros where there are no more. */
 static void refill(ulp_layer *d) {
     for (uint32_t group = 0; group < d->groups; group++) {
         ulp_cursor *cursor = &d->cursors[group];
@@ -107,9 +114,9 @@ static void refill(ulp_layer *d) {
         if (cursor->sparse) {
             expand_runs(cursor, window, left);
             cursor->end = window + ULP_WINDOW;
-            cursor->last = cursor->end - ULP_TILE;
+            cursor->last = cursor->end - ULP_READ;
         } else {
-            memset(window + left, 0, ULP_TILE);
+            memset(window + left, 0, ULP_READ);
             cursor->end = cursor->last = window + left;
         }
     }
@@ -149,12 +156,14 @@ INLINE uint64_t read_extra_bits(const ulp_layer *d, ulp_cursor *cursor, uint32_t
 DEFINE_STORE_TARGETS(store_targets2, uint16_t, int32_t)
 DEFINE_STORE_TARGETS(store_targets4, uint32_t, int64_t)
 
-/* The next symbol of the group of each element; how many of them have extra bits. */
+/* The group of each element, and its next symbol; how many of them have extra bits. */
 static size_t take_symbols(const uint8_t **restrict next, const uint8_t *restrict group_of, uint32_t first_long,
                            size_t count, ulp_tile *restrict tile) {
     size_t found = 0;
     for (size_t i = 0; i < count; i++) {
-        uint32_t symbol = *next[group_of[tile->contexts[i]]]++;
+        uint8_t group = group_of[tile->contexts[i]];
+        tile->groups[i] = group;
+        uint32_t symbol = *next[group]++;
         tile->symbols[i] = (uint8_t)symbol;
         tile->long_ones[found] = (uint16_t)i;
         found += symbol >= first_long;
@@ -174,13 +183,19 @@ static bool decode_ulp_tile(ulp_layer *d, uint8_t *out) {
         d->readable = ULP_TILE;
     }
     d->readable -= count;
-    const size_t long_ones = take_symbols(d->next, group_of, d->first_long, count, &tile);
+    size_t long_ones;
+    if (g->vectors != NULL) {
+        g->vectors->find(&g->narrow, tile.contexts, row_key(g, d->row), count, tile.groups);
+        long_ones = g->vectors->take(&g->narrow, tile.groups, count, d->first_long, d->next, tile.symbols, tile.long_ones);
+    } else {
+        long_ones = take_symbols(d->next, group_of, d->first_long, count, &tile);
+    }
     for (size_t i = 0; i < count; i++)
         tile.magnitudes[i] = (tile.symbols[i] + 1u) >> 1;
     for (size_t n = 0; n < long_ones; n++) {
         const size_t i = tile.long_ones[n];
         const uint32_t symbol = tile.symbols[i];
-        ulp_cursor *cursor = &d->cursors[group_of[tile.contexts[i]]];
+        ulp_cursor *cursor = &d->cursors[tile.groups[i]];
         tile.magnitudes[i] = code->first[symbol] + (uint32_t)read_extra_bits(d, cursor, code->extra_bits[symbol]);
     }
     out += (d->row * g->cols + d->column) * g->width;

@@ -3,15 +3,16 @@
 #define DDCT_NATIVE_ULP_LAYER_H
 
 #include "ddct_ulp_kernels.h"
+#include "group_vectors.h"
 
-enum { ULP_TILE = 1024, ULP_WINDOW = 4 * ULP_TILE };
+enum { ULP_TILE = GROUP_TILE, ULP_READ = ULP_TILE + GROUP_SLACK, ULP_WINDOW = 4 * ULP_TILE };
 
 /* Where the symbols and the extra bits of a group have been read up to. Nothing is ever read beyond the ends, even if the
  * payload or the prediction changes under our eyes: the last symbols of a group, and those that runs stand for, are read
  * from a window, in which zeros follow. */
 typedef struct ulp_cursor {
     const uint8_t *end;  /* of the symbols that lie at the layer's `next` */
-    const uint8_t *last; /* a place from which ULP_TILE bytes can still be read */
+    const uint8_t *last; /* a place from which ULP_READ bytes can still be read */
     uint64_t bit;        /* of the extra bits */
     bool sparse;
     const uint8_t *values, *values_end; /* of a sparse group: symbols other than 0, each less one */
@@ -29,6 +30,8 @@ typedef struct ulp_grouping {
     const uint8_t *row_keys, *column_keys; /* NULL where there are none */
     const uint8_t *group_of;               /* [DDCT_ULP_CONTEXTS] */
     ddct_ulp_code code;
+    const group_vectors *vectors; /* NULL where elements are taken one by one */
+    narrow_groups narrow;
 } ulp_grouping;
 
 typedef struct ulp_layer {

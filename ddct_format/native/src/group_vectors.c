@@ -1,0 +1,156 @@
+/* See group_vectors.h. */
+#include "group_vectors.h"
+
+#include <string.h>
+
+bool narrow_groups_of(const uint8_t *group_of, size_t contexts, narrow_groups *table) {
+    size_t first = 0, last = contexts - 1;
+    while (first < last && group_of[first] == group_of[first + 1])
+        first++;
+    while (last > first && group_of[last] == group_of[last - 1])
+        last--;
+    if (last - first >= sizeof table->groups)
+        return false;
+    uint8_t largest = 0;
+    for (size_t i = 0; i < sizeof table->groups; i++) {
+        table->groups[i] = group_of[first + i < last ? first + i : last];
+        largest = table->groups[i] > largest ? table->groups[i] : largest;
+    }
+    table->first = (uint16_t)first;
+    table->count = (uint16_t)(largest + 1);
+    return true;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2"))), apply_to = function)
+#else
+#pragma GCC target("avx2,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2")
+#endif
+
+enum { LANES = 64, CLASS = 8 /* groups whose presence a byte tells */ };
+
+static inline __m512i load(const void *from) { return _mm512_loadu_si512(from); }
+
+/* Lanes of the vector that begins with element `i`. */
+static inline __mmask64 lanes(size_t count, size_t i) {
+    return count - i < LANES ? ((uint64_t)1 << (count - i)) - 1 : ~(uint64_t)0;
+}
+
+static void find_groups(const narrow_groups *table, const uint16_t *contexts, uint32_t row_key, size_t count,
+                        uint8_t *groups) {
+    const __m512i first = _mm512_set1_epi16((short)table->first), key = _mm512_set1_epi16((short)row_key);
+    const __m512i last = _mm512_set1_epi16(255), halves = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    const __m512i low0 = load(table->groups), low1 = load(table->groups + 64);
+    const __m512i high0 = load(table->groups + 128), high1 = load(table->groups + 192);
+    for (size_t i = 0; i < count; i += LANES) {
+        __m512i a = load(contexts + i), b = load(contexts + i + LANES / 2);
+        a = _mm512_min_epu16(_mm512_subs_epu16(_mm512_add_epi16(a, key), first), last);
+        b = _mm512_min_epu16(_mm512_subs_epu16(_mm512_add_epi16(b, key), first), last);
+        __m512i place = _mm512_permutexvar_epi64(halves, _mm512_packus_epi16(a, b));
+        __m512i low = _mm512_permutex2var_epi8(low0, place, low1), high = _mm512_permutex2var_epi8(high0, place, high1);
+        _mm512_storeu_si512(groups + i, _mm512_mask_blend_epi8(_mm512_movepi8_mask(place), low, high));
+    }
+    memset(groups + count, groups[0], -count % LANES);
+}
+
+static size_t list_groups(const narrow_groups *table, const uint8_t *groups, size_t count, uint8_t *present) {
+    const __m512i bits = _mm512_set1_epi64((long long)0x8040201008040201), low = _mm512_set1_epi8(CLASS - 1);
+    size_t found = 0;
+    for (int begin = 0; begin < table->count; begin += CLASS * CLASS) {
+        __m512i seen[CLASS] = {_mm512_setzero_si512()};
+        for (int class = 1; class < CLASS; class++)
+            seen[class] = _mm512_setzero_si512();
+        for (size_t i = 0; i < count; i += LANES) {
+            __m512i group = _mm512_sub_epi8(load(groups + i), _mm512_set1_epi8((char)begin));
+            __m512i bit = _mm512_shuffle_epi8(bits, _mm512_and_si512(group, low));
+            __m512i number = _mm512_andnot_si512(low, group);
+            for (int class = 0; class < CLASS; class++)
+                seen[class] = _mm512_mask_or_epi64(
+                    seen[class], 0xFF, seen[class],
+                    _mm512_maskz_mov_epi8(_mm512_cmpeq_epi8_mask(number, _mm512_set1_epi8((char)(class * CLASS))), bit));
+        }
+        for (int class = 0; class < CLASS; class++) {
+            uint64_t word = (uint64_t)_mm512_reduce_or_epi64(seen[class]);
+            word |= word >> 32;
+            word |= word >> 16;
+            word |= word >> 8;
+            for (uint32_t left = word & 255; left; left &= left - 1)
+                present[found++] = (uint8_t)(begin + class * CLASS + __builtin_ctz(left));
+        }
+    }
+    return found;
+}
+
+static void count_groups(const narrow_groups *table, const uint8_t *groups, size_t count, uint64_t *counts) {
+    uint8_t present[256];
+    size_t found = list_groups(table, groups, count, present);
+    for (size_t n = 0; n < found; n++) {
+        const __m512i group = _mm512_set1_epi8((char)present[n]);
+        uint64_t members = 0;
+        for (size_t i = 0; i < count; i += LANES)
+            members += (uint64_t)_mm_popcnt_u64(lanes(count, i) & _mm512_cmpeq_epi8_mask(load(groups + i), group));
+        counts[present[n]] += members;
+    }
+}
+
+static size_t take_symbols(const narrow_groups *table, const uint8_t *groups, size_t count, uint32_t first_long,
+                           const uint8_t **next, uint8_t *symbols, uint16_t *long_ones) {
+    uint8_t present[256];
+    uint8_t wanted[256][LANES] __attribute__((aligned(64)));
+    const uint8_t *places[256];
+    size_t found = list_groups(table, groups, count, present), longs = 0;
+    for (size_t n = 0; n < found; n++) {
+        places[n] = next[present[n]];
+        _mm512_store_si512(wanted[n], _mm512_set1_epi8((char)present[n]));
+    }
+    const __m512i least = _mm512_set1_epi8((char)(first_long < 256 ? first_long : 255));
+    __m512i numbers[2];
+    for (int i = 0; i < 2; i++)
+        numbers[i] = _mm512_cvtepu8_epi16(_mm256_add_epi8(_mm256_set1_epi8((char)(32 * i)), _mm256_setr_epi8(
+            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31)));
+    for (size_t i = 0; i < count; i += LANES) {
+        const __m512i group = load(groups + i);
+        const uint64_t valid = lanes(count, i);
+        uint64_t left = valid;
+        __m512i symbol = _mm512_setzero_si512();
+        for (size_t n = 0; left; n++) {
+            const uint64_t members = left & _mm512_cmpeq_epi8_mask(group, _mm512_load_si512(wanted[n]));
+            symbol = _mm512_mask_expand_epi8(symbol, members, load(places[n]));
+            places[n] += _mm_popcnt_u64(members);
+            left &= ~members;
+        }
+        _mm512_storeu_si512(symbols + i, symbol);
+        if (first_long > 255)
+            continue;
+        const uint64_t long_lanes = valid & _mm512_cmpge_epu8_mask(symbol, least);
+        for (int half = 0; half < 2; half++) {
+            const uint32_t lanes_of_half = (uint32_t)(long_lanes >> 32 * half);
+            const __m512i number = _mm512_add_epi16(numbers[half], _mm512_set1_epi16((short)i));
+            _mm512_storeu_si512(long_ones + longs, _mm512_maskz_compress_epi16(lanes_of_half, number));
+            longs += (size_t)_mm_popcnt_u32(lanes_of_half);
+        }
+    }
+    for (size_t n = 0; n < found; n++)
+        next[present[n]] = places[n];
+    return longs;
+}
+
+static size_t gather_symbols(const uint8_t *groups, const uint8_t *symbols, size_t count, uint8_t group, uint8_t *out) {
+    const __m512i wanted = _mm512_set1_epi8((char)group);
+    size_t size = 0;
+    for (size_t i = 0; i < count; i += LANES) {
+        const uint64_t members = lanes(count, i) & _mm512_cmpeq_epi8_mask(load(groups + i), wanted);
+        _mm512_storeu_si512(out + size, _mm512_maskz_compress_epi8(members, load(symbols + i)));
+        size += (size_t)_mm_popcnt_u64(members);
+    }
+    return size;
+}
+
+const group_vectors group_vectors_vbmi2 = {find_groups, count_groups, take_symbols, gather_symbols, list_groups};
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

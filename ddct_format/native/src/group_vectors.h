@@ -1,0 +1,43 @@
+/* Loops over the groups of ulp.v1 that move bytes within vectors, for processors that can (AVX-512 VBMI2). A symbol taken
+ * or put one by one waits for the one before it in its group; here a group's symbols of 64 elements move at once. */
+#ifndef DDCT_NATIVE_GROUP_VECTORS_H
+#define DDCT_NATIVE_GROUP_VECTORS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Elements that the functions below take at most, and bytes that they may read or write beyond the end of any array:
+ * all have room for that. */
+enum { GROUP_TILE = 1024, GROUP_SLACK = 64 };
+
+/* The groups of contexts, where they all lie close together: those below `first` are of the first group, those from the
+ * last on of the last one. */
+typedef struct {
+    uint8_t groups[256];
+    uint16_t first;
+    uint16_t count; /* groups: numbers below that */
+} narrow_groups;
+
+typedef struct group_vectors {
+    /* The group of each context plus `row_key`; fills up to a multiple of 64 with the first one's. */
+    void (*find)(const narrow_groups *table, const uint16_t *contexts, uint32_t row_key, size_t count, uint8_t *groups);
+    /* Adds the elements of each group to `counts`. */
+    void (*count)(const narrow_groups *table, const uint8_t *groups, size_t count, uint64_t *counts);
+    /* The next symbol of the group of each element. Lists those that are `first_long` or more; how many they are. */
+    size_t (*take)(const narrow_groups *table, const uint8_t *groups, size_t count, uint32_t first_long,
+                   const uint8_t **next, uint8_t *symbols, uint16_t *long_ones);
+    /* The symbols of group `group` among `count`, one after the other; how many they are. */
+    size_t (*gather)(const uint8_t *groups, const uint8_t *symbols, size_t count, uint8_t group, uint8_t *out);
+    /* The groups that there are among `count`, ascending; how many. */
+    size_t (*list)(const narrow_groups *table, const uint8_t *groups, size_t count, uint8_t *present);
+} group_vectors;
+
+/* False if the contexts at which groups change lie too far apart. */
+bool narrow_groups_of(const uint8_t *group_of, size_t contexts, narrow_groups *table);
+
+#if defined(__x86_64__) && defined(__GNUC__)
+extern const group_vectors group_vectors_vbmi2;
+#endif
+
+#endif
