@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 import google_crc32c
 
 from ddct_format.container.buffers import byte_view
-from ddct_format.container.chunk_table import build_table, parse_table, payload_sizes
+from ddct_format.container.chunk_table import ENTRY_SIZE, build_table, parse_table, payload_sizes
 from ddct_format.container.digest import TensorHasher
 from ddct_format.container.metadata import compress_metadata, parse_metadata, serialise_metadata
 from ddct_format.container.payload import StoredPayload, store_payload
@@ -41,24 +43,43 @@ _COPY_SIZE: Final = 4 << 20
 
 @dataclass(slots=True)
 class _Spool:
-    """The payloads of one layer, in a file without a name: it vanishes with the process."""
+    """The payloads of one layer, in a file without a name: it vanishes with the process.
+
+    They lie one after the other as they came; ``place`` is where each belongs.
+    """
 
     file: FileIO
+    places: array[int] = field(default_factory=lambda: array("Q"))
     raw_sizes: array[int] = field(default_factory=lambda: array("Q"))
-    stored_sizes: array[int] = field(default_factory=lambda: array("I"))
+    first_chunks: array[int] = field(default_factory=lambda: array("Q"))
+    starts: array[int] = field(default_factory=lambda: array("Q", [0]))
+    """Of each chunk in the file, and the end of the last."""
     checksums: array[int] = field(default_factory=lambda: array("I"))
 
-    def begin(self) -> None:
-        """Begin the next payload."""
+    def begin(self, place: int | None = None) -> None:
+        """Begin the next payload; None if all come in their order."""
+        self.places.append(len(self.places) if place is None else place)
         self.raw_sizes.append(0)
+        self.first_chunks.append(len(self.checksums))
 
     def extend(self, part: StoredPayload) -> None:
         """The next part of the payload; all parts but the last are whole chunks."""
         for chunk in part.chunks:
             write_all(self.file.fileno(), chunk)
         self.raw_sizes[-1] += part.raw_size
-        self.stored_sizes.extend(part.sizes)
+        self.starts.extend(accumulate(part.sizes, initial=self.starts.pop()))
         self.checksums.extend(part.checksums)
+
+    @property
+    def stored_size(self) -> int:
+        return self.starts[-1]
+
+    def in_order(self) -> Iterator[tuple[int, array[int], array[int]]]:
+        """Of each payload, in its place: raw size, starts of the chunks and end of the last, and their checksums."""
+        ends = [*self.first_chunks[1:], len(self.checksums)]
+        for number in sorted(range(len(self.places)), key=self.places.__getitem__):
+            first, end = self.first_chunks[number], ends[number]
+            yield self.raw_sizes[number], self.starts[first : end + 1], self.checksums[first:end]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +223,14 @@ class ArchiveWriter:
         """Stored bytes of the side files so far, with their entries in the chunk table."""
         if self._file_spool is None:
             return 0
-        return sum(self._file_spool.stored_sizes) + 8 * len(self._file_spool.stored_sizes)
+        return self._file_spool.stored_size + ENTRY_SIZE * len(self._file_spool.checksums)
 
-    def append(self, layer_index: int, payload: StoredPayload) -> None:
-        """Append the payload of the next tensor, in the order of tensors, that has a layer ``layer_index``.
+    def append(self, layer_index: int, payload: StoredPayload, *, place: int | None = None) -> None:
+        """Append the payload of a tensor that has a layer ``layer_index``.
+
+        Args:
+            place: of the tensor among all: a number of its own, ascending in the order of tensors. None if the payloads
+                of a layer come in that order.
 
         Raises:
             ValueError: the index is not 0 … 3, or the writer is closed.
@@ -218,7 +243,7 @@ class ArchiveWriter:
             while len(self._layer_spools) <= layer_index:
                 self._layer_spools.append(self._new_spool())
             spool = self._layer_spools[layer_index]
-            spool.begin()
+            spool.begin(place)
             spool.extend(payload)
 
     def discard_layers(self) -> None:
@@ -252,8 +277,9 @@ class ArchiveWriter:
         stored = compress_metadata(raw)
         stored_sizes, checksums = array("I"), array("I")
         for spool in self._spools():
-            stored_sizes.extend(spool.stored_sizes)
-            checksums.extend(spool.checksums)
+            for _, starts, found in spool.in_order():
+                stored_sizes.extend(end - start for start, end in pairwise(starts))
+                checksums.extend(found)
         table = build_table(stored_sizes, checksums)
         preamble = Preamble(
             file_size=PREAMBLE_SIZE + len(stored) + len(table) + sum(stored_sizes),
@@ -287,10 +313,10 @@ class ArchiveWriter:
         parse_metadata(raw)
         if metadata.chunk_size != self.chunk_size:
             raise InvalidError(f"chunk_size is {metadata.chunk_size}, not {self.chunk_size}")
-        appended = [size for spool in self._spools() for size in spool.raw_sizes]
+        appended = [size for spool in self._spools() for size, _, _ in spool.in_order()]
         if list(metadata.files) != self._files or list(payload_sizes(metadata)) != appended:
             raise InvalidError("the metadata do not describe the payloads that were appended")
-        if sum(len(spool.stored_sizes) for spool in self._spools()) > MAX_CHUNKS:
+        if sum(len(spool.checksums) for spool in self._spools()) > MAX_CHUNKS:
             raise InvalidError(f"there are more than {MAX_CHUNKS} chunks")
 
     def _new_spool(self) -> _Spool:
@@ -312,10 +338,14 @@ class ArchiveWriter:
                 hasher.update(part)
                 write_all(descriptor, part)
             for spool in self._spools():
-                spool.file.seek(0)
-                while piece := spool.file.read(_COPY_SIZE):
-                    hasher.update(piece)
-                    write_all(descriptor, piece)
+                for _, starts, _ in spool.in_order():
+                    for start in range(starts[0], starts[-1], _COPY_SIZE):
+                        size = min(_COPY_SIZE, starts[-1] - start)
+                        piece = os.pread(spool.file.fileno(), size, start)
+                        if len(piece) != size:
+                            raise OSError(errno.EIO, "a temporary file was truncated")
+                        hasher.update(piece)
+                        write_all(descriptor, piece)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..checkpoint import Checkpoint, DigestCache
 from ..native.digest import tensor_hasher
-from .parallel import DEFAULT_MEMORY, map_ordered
+from .parallel import DEFAULT_MEMORY, FEW_BYTES, map_ordered
 from .progress import Progress, Tally
 
 __all__ = ["digest_model", "digest_stored"]
@@ -51,6 +51,7 @@ def digest_model(
         threads,
         cost=lambda name: min(_PIECE, model.tensors[name].nbytes),
         budget=DEFAULT_MEMORY,
+        ahead=FEW_BYTES,
     )
     for name, digest in zip(names, work, strict=True):
         model.digests[name] = digest

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import groupby
 from math import ceil, prod
 from typing import Final, TypeVar
 
@@ -31,7 +30,7 @@ from ..encode.workspace import Workspace
 from ..errors import ConfigError
 from .analyses import Analyses
 from .drafts import Draft, Sample, SamplePlan, plan_samples, take_sample
-from .parallel import DEFAULT_MEMORY, map_ordered
+from .parallel import DEFAULT_MEMORY, Crew
 from .self_check import check_decodes_to
 from .workspace import BudgetWorkspace
 
@@ -90,8 +89,8 @@ class Encoding:
 
     Args:
         memory: bytes of working set, at least :data:`MIN_PACK_MEMORY`. Tensors of which several fit are encoded at the
-            same time; those that are larger one after another, by all threads together, and what of them is too large
-            goes through temporary files.
+            same time; those that are larger one after another, by threads together, and what of them is too large goes
+            through temporary files.
         exact: add a layer that restores the target bit for bit to every tensor that has a lossy one.
         verify: decode those layers, too, whose result the encoder knows.
     """
@@ -137,10 +136,10 @@ class Encoding:
         return not self._is_kept(name) and self._first[name] == name
 
     def analyse(self, names: Sequence[str]) -> Iterator[str]:
-        """Fill ``analyses``; yields each name when it is done."""
+        """Fill ``analyses``; yields each name when it is done, in any order."""
         infos = [self.target.tensors[name] for name in names]
         self._plan = plan_samples(infos, {name: self._elements(name) for name in names})
-        for name, (analysis, sample) in zip(names, self._each(self._analyse, names), strict=True):
+        for name, (analysis, sample) in self._each(self._analyse, names):
             self.analyses.add(name, analysis)
             if sample is not None:
                 self._samples[name] = sample
@@ -152,9 +151,9 @@ class Encoding:
         return self._plan.share < 1
 
     def encode_all(self, names: Sequence[str]) -> Iterator[Encoded]:
-        """Encode tensors, in this order, for good: samples are not needed any more."""
+        """Encode tensors, in any order, for good: samples are not needed any more."""
         self._samples.clear()
-        return self._each(self._encode, names)
+        return (item for _, item in self._each(self._encode, names))
 
     def draft_all(self, names: Sequence[str], *, errors: bool = False) -> Iterator[Draft]:
         """Measure tensors as they would be encoded, in this order.
@@ -171,7 +170,7 @@ class Encoding:
             item = self._encode(name, workspace, draft=not errors)
             return Draft(item.record, item.stored, item.noise, item.energy)
 
-        found = dict(zip(drafted, self._each(draft, drafted), strict=True))
+        found = dict(self._each(draft, drafted))
         for name in names:
             yield found[name] if name in found else self._like(name, found[self._plan.stands_for[name]])
 
@@ -242,31 +241,34 @@ class Encoding:
         assert pair is not None
         return analysis, take_sample(pair, analysis, self._plan.share)
 
-    def _each(self, work: Callable[[str, Workspace], Result], names: Sequence[str]) -> Iterator[Result]:
-        """Several small tensors at a time, a large one by itself."""
+    def _each(self, work: Callable[[str, Workspace], Result], names: Sequence[str]) -> Iterator[tuple[str, Result]]:
+        """The results for tensors, each as it is finished: the largest first, so that none is left over at the end.
+
+        Small tensors fill what a large one leaves of the threads; there are never two of the latter at a time.
+        """
         scratch = self.writer.path.parent
-        small = self._memory // (2 * self._threads)
+        small, all_together = self._memory // (2 * self._threads), self._memory // 2
 
-        def visit(name: str, workspace: Workspace) -> Result:
-            try:
-                return work(name, workspace)
-            finally:
-                for model in (self.base, self.target):
-                    if name in model.tensors:
-                        model.release(name)
+        def is_large(name: str) -> bool:
+            return self._elements(name) * _BYTES_PER_WEIGHT > small
 
-        for alone, group in groupby(names, lambda name: self._elements(name) * _BYTES_PER_WEIGHT > small):
-            if alone:
-                for name in group:
-                    yield visit(name, BudgetWorkspace(self._memory // 16, self._threads, scratch))
-            else:
-                # What is encoded is a small part of what encoding takes: one more for each thread still fits.
-                yield from map_ordered(
-                    lambda name: visit(name, BudgetWorkspace(small, 1, scratch)),
-                    list(group),
-                    self._threads,
-                    ahead=self._threads,
-                )
+        def cost(name: str) -> int:
+            return all_together // 2 + 1 if is_large(name) else self._elements(name) * _BYTES_PER_WEIGHT
+
+        with Crew(self._threads) as crew:
+
+            def visit(name: str) -> tuple[str, Result]:
+                large = is_large(name)
+                workspace = BudgetWorkspace(self._memory // 16 if large else small, crew, scratch, urgent=large)
+                try:
+                    return name, work(name, workspace)
+                finally:
+                    for model in (self.base, self.target):
+                        if name in model.tensors:
+                            model.release(name)
+
+            largest_first = sorted(names, key=lambda name: -self._elements(name))
+            yield from crew.finished(visit, largest_first, cost=cost, budget=all_together)
 
     def _encode(self, name: str, workspace: Workspace, *, draft: bool = False) -> Encoded:
         info = self.target.tensors[name]

@@ -180,24 +180,26 @@ def pack(
             return PREAMBLE_SIZE + len(compress_metadata(serialise_metadata(describe(records))))
 
         forecast = choose_steps(encoding, head_size, progress)
+        places = {name: place for place, name in enumerate(encoding.presets)}
         for _ in range(_MOST_PASSES):
             writer.discard_layers()
-            records = []
             checksums: dict[tuple[str, int], int] = {}
-            noise = energy = 0.0
             tally = Tally(target_model.nbytes, "packing", progress)
             for item in forecast.encode_all():
                 for layer, payload in enumerate(item.payloads):
-                    writer.append(layer, payload)
+                    writer.append(layer, payload, place=places[item.record.name])
                     checksums[item.record.name, layer] = payload.raw_crc32c
-                records.append(item.record)
-                noise, energy = noise + item.noise, energy + item.energy
                 tally.add(item.record.nbytes)
             if not forecast.missed():
                 break
         else:
             if forecast.must_be_met:
                 raise ConfigError(f"{settings.name} cannot be met: no steps were found", place=target_model.path)
+        finished = forecast.finished()
+        records = [item.record for item in finished]
+        noise = energy = 0.0
+        for item in finished:  # one by one, for sum() rounds otherwise from Python 3.12 on
+            noise, energy = noise + item.noise, energy + item.energy
         if max_error is not None:
             _at(out, lambda: check_errors(records, max_error))
         metadata = describe(records, noise, energy)

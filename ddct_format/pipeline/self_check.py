@@ -29,7 +29,7 @@ from ..encode.workspace import Workspace
 from ..errors import BaseMismatchError, CorruptError
 from .archive import open_archive
 from .digests import digest_stored
-from .parallel import map_ordered
+from .parallel import FEW_BYTES, map_ordered
 from .progress import Progress, Tally
 
 __all__ = ["check_base_digests", "check_decodes_to", "check_written"]
@@ -109,7 +109,8 @@ def check_written(
                 found = google_crc32c.extend(found, piece)
             return found
 
-        for (record, index), found in zip(payloads, map_ordered(checksum, payloads, threads), strict=True):
+        found_all = map_ordered(checksum, payloads, threads, ahead=FEW_BYTES)
+        for (record, index), found in zip(payloads, found_all, strict=True):
             if found != checksums[record.name, index]:
                 raise CorruptError(
                     f"the payload of layer {index} that was written is another", place=path, tensor=record.name
@@ -126,7 +127,7 @@ def check_base_digests(metadata: Metadata, base: Checkpoint, threads: int, progr
     records = [record for record in metadata.tensors if record.base is not None]
     tally = Tally(sum(record.nbytes for record in records), "checking base", progress)
     names = [record.name for record in records]
-    digests = map_ordered(partial(digest_stored, base), names, threads)
+    digests = map_ordered(partial(digest_stored, base), names, threads, ahead=FEW_BYTES)
     for record, found in zip(records, digests, strict=True):
         if found != record.base:
             raise BaseMismatchError("the base tensor has other contents", place=base.path, tensor=record.name)

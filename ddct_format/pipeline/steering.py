@@ -64,7 +64,7 @@ class Forecast:
         """Whether a target that the last pass missed allows no exception."""
 
     def encode_all(self) -> Iterator[Encoded]:
-        """Encode the model in the archive's order, changing steps on the way where that is needed."""
+        """Encode the model, its tensors in any order, changing steps on the way where that is needed."""
         self._done = {}
         names = list(self._encoding.presets)
         for part in self._parts(names):
@@ -74,6 +74,10 @@ class Forecast:
             for goal in self._goals:
                 if goal.in_bytes:
                     self._correct(goal)
+
+    def finished(self) -> list[Encoded]:
+        """What the last pass made, without the payloads, in the archive's order."""
+        return [self._done[name] for name in self._encoding.presets]
 
     def missed(self) -> bool:
         """Whether the pass that has ended missed a target; steps are other ones then, for another pass."""

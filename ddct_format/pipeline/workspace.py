@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..checkpoint import Region, releasing, temporary_region
 from ..encode.workspace import Workspace
-from .parallel import map_ordered
+from .parallel import Crew
 
 __all__ = ["BudgetWorkspace"]
 
@@ -21,18 +21,20 @@ Result = TypeVar("Result")
 
 
 class BudgetWorkspace(Workspace):
-    """Large arrays lie in temporary files, whose pages leave the memory; bands are worked on by several threads.
+    """Large arrays lie in temporary files, whose pages leave the memory; a crew works on bands.
 
     Args:
         largest: bytes of an array that may stay in ordinary memory.
-        threads: for bands.
+        crew: who works on bands, with the calling thread, which may be one of it.
         scratch: directory of temporary files.
+        urgent: bands go before other tensors.
     """
 
-    def __init__(self, largest: int, threads: int, scratch: Path) -> None:
+    def __init__(self, largest: int, crew: Crew, scratch: Path, *, urgent: bool) -> None:
         self.largest = largest
-        self._threads = threads
+        self._crew = crew
         self._scratch = scratch
+        self._urgent = urgent
         self._regions: list[Region] = []
 
     def allocate(self, nbytes: int) -> npt.NDArray[np.uint8]:
@@ -50,4 +52,4 @@ class BudgetWorkspace(Workspace):
         return releasing(self.release) if self._regions else nullcontext()
 
     def spread(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        return map_ordered(work, items, self._threads) if self._threads > 1 else map(work, items)
+        return self._crew.spread(work, items, urgent=self._urgent)

@@ -85,6 +85,27 @@ def test_what_is_written_is_read_back(
             assert reader.file(file.path) == content(file.size, seed)
 
 
+@settings(deadline=None, max_examples=30)
+@given(order=st.permutations(range(6)), sizes=st.lists(st.integers(0, 9000), min_size=6, max_size=6))
+def test_tensors_come_in_their_places_whenever_they_are_appended(
+    order: list[int], sizes: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    payloads = [content(size, seed) for seed, size in enumerate(sizes)]
+    records = [tensor(f"t{number}", payload) for number, payload in enumerate(payloads)]
+    files = []
+    for places in (order, range(6)):
+        path = tmp_path_factory.mktemp("archive") / "model.ddct"
+        with ArchiveWriter(path, chunk_size=4096) as writer:
+            for place in places:
+                writer.append(0, writer.compress_payload([payloads[place]]), place=10 * place)
+            sealed = writer.seal(describe(*records, chunk_size=4096))
+        files.append(path.read_bytes())
+        assert sealed.file_sha256 == hashlib.sha256(files[-1]).hexdigest()
+        with ArchiveReader.open(FileSource(path)) as reader:
+            assert [reader.payload(record.name, 0) for record in records] == payloads
+    assert files[0] == files[1]
+
+
 def test_all_first_layers_come_before_all_second_layers(tmp_path: Path) -> None:
     path = tmp_path / "model.ddct"
     with ArchiveWriter(path, chunk_size=4096) as writer:

@@ -13,6 +13,7 @@ from ddct_format.encode import ulp_pair
 from ddct_format.encode.exact import encode_exact
 from ddct_format.encode.pair import TensorData
 from ddct_format.encode.workspace import Workspace
+from ddct_format.pipeline.parallel import Crew
 from ddct_format.pipeline.workspace import BudgetWorkspace
 
 
@@ -40,4 +41,5 @@ def test_parts_of_a_tensor_join_to_what_the_whole_gives(
     assert whole[1][-1], "there are extra bits"
     monkeypatch.setattr(ulp_pair, "_PART_WEIGHTS", 1)
     assert written(Workspace()) == whole
-    assert written(BudgetWorkspace(4096, 3, tmp_path)) == whole
+    with Crew(3) as crew:
+        assert written(BudgetWorkspace(4096, crew, tmp_path, urgent=True)) == whole
