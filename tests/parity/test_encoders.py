@@ -108,7 +108,9 @@ def test_a_power_step(encoder: Encoder, shape: tuple[int, int], request: pytest.
 
 @pytest.mark.parametrize(("shape", "dtypes"), list(zip(SHAPES, [*DTYPES, ("BF16", "BF16")], strict=True)))
 @pytest.mark.parametrize(("patch", "transform"), [(16, "dct"), (8, "none"), (8, "dct"), (32, "dct"), (16, "hadamard")])
-@pytest.mark.parametrize(("step", "rank", "ordered"), [(1e-3, 0, False), (3e-5, 2, True)])
+@pytest.mark.parametrize(
+    ("step", "rank", "ordered"), [(1e-3, 0, False), (3e-5, 2, True), (3e-5, 41, True), (1e-3, 17, False)]
+)
 def test_quantised_bands(
     encoder: Encoder,
     shape: tuple[int, int],
@@ -122,12 +124,15 @@ def test_quantised_bands(
     band = make_band(shape, *dtypes)
     random = np.random.default_rng(2)
     left = random.normal(0, 0.3, (shape[0], rank)).astype(np.float32)
+    right = random.normal(0, 0.3, (rank, shape[1])).astype(np.float32)
+    if rank > 2:  # as they are stored: the right ones are whole numbers
+        left, right = left / np.float32(100), np.rint(30 * right)
     norm = {"none": 1.0, "hadamard": float(patch), "dct": 4096.0 * patch}[transform]
     plan = ResidualPlan(
         patch=patch,
         transform=transform,
         scale=1000.0,
-        right=random.normal(0, 0.3, (rank, shape[1])).astype(np.float32),
+        right=right,
         col_order=random.permutation(shape[1]).astype(np.int64) if ordered else None,
         unit=norm / (step * 1000),
         dead_zone=0.2,

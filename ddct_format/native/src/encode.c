@@ -57,7 +57,7 @@ static uint64_t count_patches(const encode_band *band, unsigned patch) {
 static float *new_work(const encode_band *band, unsigned patch, size_t more) {
     size_t stride = (band->cols + patch - 1) / patch * patch;
     stride = (stride + 15) / 16 * 16;
-    float *work = malloc((patch + more) * stride * sizeof(float));
+    float *work = aligned_alloc(64, (patch + more) * stride * sizeof(float)); /* a stride is whole cache lines */
     if (work == NULL)
         PyErr_NoMemory();
     return work;
@@ -184,7 +184,7 @@ static PyObject *quantise_band(PyObject *module, PyObject *arguments) {
             valid = fail("the plan or a result does not fit the band");
     }
     if (valid)
-        valid = (work = new_work(&band, patch, plan.rank + 1u)) != NULL;
+        valid = (work = new_work(&band, patch, plan.rank + 2u)) != NULL;
     if (valid) {
         plan.patch = patch;
         plan.analysis = analysis.len ? analysis.buf : NULL;

@@ -110,6 +110,7 @@ static void encode_affine(const encode_band *band, const quantise_plan *plan, co
     size_t across = (band->cols + patch - 1) / patch, stride = row_stride(band->cols, patch);
     floats turned[16], basis_rows[16];
     float taken[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH], values[ENCODE_MAX_PATCH * ENCODE_MAX_PATCH];
+    const residual_columns columns = {0};
     turn_matrix(plan, turned);
     const bool mirrored = basis != NULL && plan->mirrored && patch == 16;
     for (int k = 0; mirrored && k < 16; k++)
@@ -117,7 +118,7 @@ static void encode_affine(const encode_band *band, const quantise_plan *plan, co
     result->magnitude = result->energy = result->aligned = 0;
     size_t number = 0;
     for (size_t first = 0; first < band->rows; first += patch) {
-        residual_rows(band, plan, first, NULL, work, stride);
+        residual_rows(band, plan, first, &columns, work, stride);
         for (size_t column = 0; column < across; column++, number++) {
             uint8_t *symbols = result->symbols + number * count;
             int largest = alphabets[number] - 1;
@@ -126,8 +127,9 @@ static void encode_affine(const encode_band *band, const quantise_plan *plan, co
                 result->minima[number] = result->steps[number] = 0;
                 continue;
             }
-            take_patch(plan, NULL, work, stride, band->cols, column * patch, taken);
-            transform_values(plan, turned, taken, values);
+            for (uint32_t r = 0; r < patch; r++)
+                memcpy(taken + r * patch, work + r * stride + column * patch, patch * sizeof(float));
+            transform_values(plan, turned, taken, patch, values);
             float low, high;
             find_extremes(values, count, &low, &high);
             uint16_t minimum = to_half(low), step = to_half((high - low) / (float)largest);
@@ -140,7 +142,7 @@ static void encode_affine(const encode_band *band, const quantise_plan *plan, co
                 if (mirrored)
                     restore_16(basis, basis_rows, values, restored);
                 else
-                    two_sided(basis, true, patch, 1.0f, values, restored);
+                    two_sided(basis, true, patch, 1.0f, values, patch, restored);
                 decoded = restored;
             }
             size_t height = band->rows - first < patch ? band->rows - first : patch;

@@ -108,9 +108,7 @@ static void encode_power_amx(const encode_band *band, float scale, size_t stride
                     memset(row, 0, cols * sizeof *row);
                     continue;
                 }
-                row_difference(band, first + r + i, row);
-                for (size_t c = 0; c < cols; c++)
-                    row[c] *= scale;
+                row_difference(band, first + r + i, scale, row);
             }
             double squares[POWER_ROWS];
             add_squares(work, cols, floats_pitch, squares, result->col_squares);

@@ -79,7 +79,7 @@ typedef struct encode_table {
     void (*power)(const encode_band *band, float scale, size_t stride, const float *vectors, size_t group, float *work,
                   power_result *result);
     /* `work`: floats for a row of patches, patch * (cols rounded up to whole patches and to a multiple of 16); for
-     * quantise, rank + 1 such rows more. */
+     * quantise, rank + 2 such rows more. At the start of a cache line. */
     void (*quantise)(const encode_band *band, const quantise_plan *plan, float *work, quantise_result *result);
     void (*patch_energies)(const encode_band *band, uint32_t patch, float *work, double *energies);
     void (*affine)(const encode_band *band, const quantise_plan *plan, const float *basis, const uint8_t *alphabets,

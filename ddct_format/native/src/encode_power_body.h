@@ -96,9 +96,7 @@ static void encode_power(const encode_band *band, float scale, size_t stride, co
         size_t height = (filled + POWER_ROWS - 1) / POWER_ROWS * POWER_ROWS;
         for (size_t r = 0; r < filled; r++) {
             float *row = work + r * pitch;
-            row_difference(band, first + r, row);
-            for (size_t c = 0; c < cols; c++)
-                row[c] *= scale;
+            row_difference(band, first + r, scale, row);
         }
         memset(work + filled * pitch, 0, (height - filled) * pitch * sizeof *work);
         memset(projected, 0, height * stride * sizeof *projected);

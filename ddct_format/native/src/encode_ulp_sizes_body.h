@@ -4,7 +4,7 @@
 static void ulp_row_sizes(const encode_band *band, const float *weights, float *work, float *sizes) {
     enum { INFINITE = 0x7F800000, LARGEST = 0x5D800000 }; /* patterns: integers in the order of the values */
     for (size_t row = 0; row < band->rows; row++) {
-        row_difference(band, row, work);
+        row_difference(band, row, 1.0f, work);
         floats sums = {0};
         size_t c = 0;
         for (; c + WIDE <= band->cols; c += WIDE) {
