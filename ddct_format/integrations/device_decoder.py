@@ -15,12 +15,12 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from ..backends import get_backend
 from ..backends.cuda.device import is_out_of_memory
 from ..backends.cuda.fused import FusedPlan
 from ..backends.cuda.layer import plan_layer
@@ -67,9 +67,18 @@ class _Staging:
     def sized(self, size: int) -> torch.Tensor:
         if self._memory.numel() < size or self._memory.numel() > max(size, _GROUP):
             self._memory = torch.empty(0, dtype=torch.uint8)
-            room = max(size, _GROUP)
-            self._memory = torch.empty(room, dtype=torch.uint8, pin_memory=room <= LARGEST_PINNED)
+            self._memory = _host_memory(max(size, _GROUP))
         return self._memory
+
+
+def _host_memory(size: int) -> torch.Tensor:
+    if size <= LARGEST_PINNED and torch.cuda.is_available():
+        try:
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+    return torch.empty(size, dtype=torch.uint8)
 
 
 class _Slot:
@@ -97,6 +106,15 @@ class _Slot:
             self._uploaded[device] = torch.cuda.Event()  # type: ignore[no-untyped-call]
         return self._streams[device]
 
+    @contextmanager
+    def stream_entered(self, device: torch.device) -> Iterator[None]:
+        """Work on the slot's stream of a device."""
+        if device.type != "cuda":
+            yield
+            return
+        with torch.cuda.device(device), torch.cuda.stream(self.stream(device)):
+            yield
+
     def record(self) -> None:
         """What was put on the streams by now uploads all that the memory holds."""
         for device, event in self._uploaded.items():
@@ -111,9 +129,9 @@ class DeviceDecoder:
     """Decodes layers of ``dctq.v1`` and ``ulp.v1``; a context manager, which begins to read at once.
 
     Args:
-        wanted: records all of whose usable layers :meth:`payloads` will give, in this order, and the device of each.
-            What the devices' current streams hold by now comes first, and what follows on them after the block waits
-            for all that was decoded.
+        wanted: records all of whose usable layers :meth:`payloads` will give, in this order, and the device of each;
+            tests may pass the CPU, on which Triton's interpreter runs the same kernels. What the devices' current
+            streams hold by now comes first, and what follows on them after the block waits for all that was decoded.
         threads: that read and decompress; each group has half of them.
         inflater: who decompresses on the device, if it is to be done there.
     """
@@ -127,11 +145,11 @@ class DeviceDecoder:
     ) -> None:
         self._archive = archive
         self._inflater = inflater
-        self._devices = devices = {device for _, device in wanted}
+        self._devices = {device for _, device in wanted if device.type == "cuda"}
         self._threads = -(-threads // 2)
         with _lock:
             self._slots = [_idle.pop() if _idle else _Slot() for _ in range(_SLOTS)]
-        for device in devices:
+        for device in self._devices:
             started = torch.cuda.current_stream(device).record_event()
             for slot in self._slots:
                 slot.stream(device).wait_event(started)
@@ -206,7 +224,7 @@ class DeviceDecoder:
         """The group's payloads on its device, and in ``memory``, too; None if that was not possible."""
         device, size = group[0].device, group[-1].place[1]
         staged = slot.stored(sum(inflater.stored_size(name, layer) for name, layer, _ in wanted))
-        with torch.cuda.device(device), torch.cuda.stream(slot.stream(device)):
+        with slot.stream_entered(device):
             try:
                 resident = torch.empty(size, dtype=torch.uint8, device=device)
                 if not inflater.inflate(wanted, staged, resident, self._threads):
@@ -238,12 +256,12 @@ class Payload:
     slot: _Slot
     resident: torch.Tensor | None = None
 
-    def stream(self, device: torch.device) -> torch.cuda.Stream:
-        """On which it is to be applied to a tensor of ``device``."""
-        return self.slot.stream(device)
+    def stream_entered(self, device: torch.device) -> AbstractContextManager[None]:
+        """Work on the stream on which it is to be applied to a tensor of ``device``."""
+        return self.slot.stream_entered(device)
 
     def apply(self, before: torch.Tensor, result: torch.Tensor, part: TensorPart) -> None:
-        """Apply the layer, on the current stream, which is :meth:`stream`.
+        """Apply the layer, on the current stream, which is that of :meth:`stream_entered`.
 
         Args:
             before, result: contiguous, on one device; they may be the same if the element types are equal.
@@ -251,6 +269,7 @@ class Payload:
 
         Raises:
             InvalidError: a payload of ``ulp.v1`` breaks the specification. ``result`` is undefined then.
+            RuntimeError: among others, the device has no memory left. ``result`` is undefined then.
         """
         record = self.record
         types = (record.dtype if self.index else record.base_dtype or record.dtype, record.dtype)
@@ -262,21 +281,8 @@ class Payload:
 
     def _apply_ulp(self, params: UlpParams, before: torch.Tensor, before_dtype: str, result: torch.Tensor) -> None:
         staged = self.staged[: self.record.layers[self.index].size]
-        payload = staged.numpy()
-        try:
-            uploaded = self.resident
-            if uploaded is None:
-                uploaded = staged.to(before.device, non_blocking=True)
-            decode_ulp(params, payload, uploaded, before, before_dtype, result)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            torch.cuda.empty_cache()  # nothing has been written yet
-            on_host = before.view(-1).view(torch.uint8).cpu().numpy()
-            out = torch.empty(result.nbytes, dtype=torch.uint8)
-            for _ in get_backend("cpu").apply_ulp_bands(params, payload, on_host, before_dtype, out.numpy()):
-                pass
-            result.view(-1).view(torch.uint8).copy_(out)
+        uploaded = staged.to(before.device, non_blocking=True) if self.resident is None else self.resident
+        decode_ulp(params, staged.numpy(), uploaded, before, before_dtype, result)
 
     def _apply_dctq(
         self,

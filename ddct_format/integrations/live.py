@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,12 +16,12 @@ import torch
 from ..backends import get_backend
 from ..codec import dctq, raw, ulp
 from ..codec.registry import apply_layer, usable_layers
-from ..container.records import TensorRecord
-from ..errors import BaseMismatchError, ConfigError, CorruptError, InvalidError, UnsupportedError
+from ..errors import ArchiveError, BaseMismatchError, BudgetError, ConfigError, CorruptError
 from ..native.digest import digest as tensor_digest
 from ..pipeline.archive import Archive, open_archive
 from ..pipeline.parallel import default_threads, map_ordered
-from .parts import Slices, TensorPart, find_part
+from .jobs import Into, Job, alias_source, find_jobs
+from .parts import Slices
 
 if TYPE_CHECKING:
     from .device_decoder import Payload
@@ -36,12 +37,10 @@ _THREADS = 16
 _SMALL = 1 << 15
 """Elements up to which a tensor on a GPU is decoded by the CPU: sooner than a kernel has been started."""
 
-_DTYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
-    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F32": torch.float32, "F64": torch.float64, "C64": torch.complex64, "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E8M0": torch.float8_e8m0fnu,
-}  # fmt: skip
+_SHORTAGES = ("out of memory", "allocate memory")
+"""In what torch says when there is none left, of a device or of the host."""
+_PIECE = 16 << 20
+"""Bytes of a strided tensor that are copied between devices at a time: torch makes a contiguous copy of them first."""
 
 
 class AppliedArchive:
@@ -57,19 +56,20 @@ class AppliedArchive:
         self.content_id = content_id
         self.changed: list[str] = []
         self.tensors: dict[str, torch.Tensor] = {}
-        self._saved: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._saved: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def revert(self) -> None:
-        """Restore the base, bit for bit, from the copies that were kept; afterwards they are released.
+        """Restore the base, bit for bit, from the copies that were kept; each is released when it has been used.
 
-        After ``apply(..., into=...)`` there is nothing to restore: the base was never changed.
+        After ``apply(..., into=...)`` there is nothing to restore: the base was never changed. Should this fail, it can
+        be called again.
         """
         with torch.no_grad():
-            while self._saved:
-                tensor, before = self._saved.pop()
-                tensor.copy_(before)
+            for name, (tensor, before) in list(self._saved.items()):
+                _copy(tensor, before)
                 if before.is_cuda:
                     before.record_stream(torch.cuda.current_stream(before.device))
+                del self._saved[name]
         self.changed = []
         self.tensors = {}
 
@@ -78,7 +78,7 @@ def apply(
     model: torch.nn.Module | Mapping[str, torch.Tensor],
     archive: str | os.PathLike[str] | bytes | Archive,
     *,
-    into: Mapping[str, torch.Tensor] | Literal[True] | None = None,
+    into: Into = None,
     slices: Slices | None = None,
     check_base: Check = True,
     verify: Check = True,
@@ -89,17 +89,21 @@ def apply(
     """Turn the base weights of ``model`` into the fine-tune, in place or into a second buffer.
 
     Tensors on a CUDA device are decoded there, but for small ones: only packed payloads cross the bus, while the next
-    ones are read and decompressed. Others are decoded by the backend ``cpu``. If anything is refused the base is
-    restored first.
+    ones are read and decompressed. Others are decoded by the backend ``cpu``, and so is what a device lacks memory for.
+    If anything is refused the base is restored first, and a second buffer is left undefined.
+
+    The variable DDCT_GPU_MEMORY, such as 2G, limits what the process takes of each device meanwhile, beyond what it
+    holds already and ``into=True``; other threads of it are limited with it.
 
     Args:
-        model: a module, or tensors by name, under the names that the archive uses. Tied weights may share memory.
+        model: a module, or tensors by name, under the names that the archive uses; others are left alone. Tied weights
+            may share memory if the fine-tune ties them, too.
         into: where the fine-tune goes instead, by name, or True for new tensors: ``model`` stays as it is.
         slices: which rows and columns of the full tensors ``model`` holds, for tensor-parallel ranks: by name, or a
             function of name and full shape. The digests of a full tensor say nothing about a slice: ``check_base`` and
             ``verify`` must be False, or "whole" to check the tensors that are given whole.
         check_base: compare every base tensor with the digest that the archive was made for, before anything changes.
-        verify: compare every result with its digest.
+        verify: compare every result with its digest, but what stays as the base that ``check_base`` looked at.
         keep_base: device on which the copies for :meth:`AppliedArchive.revert` are kept; each tensor's own by default,
             and the CPU if that has no memory left.
         threads: workers that read and decompress.
@@ -109,10 +113,12 @@ def apply(
 
     Raises:
         BaseMismatchError: a tensor is missing, has another type, shape or (with ``check_base``) other contents.
-        ConfigError: slices do not fit, or are to be checked by digests; or ``into`` does not fit; or the GPU cannot, or
-            must not, decompress.
-        UnsupportedError: the fine-tune has tensors of another type than the base's, and they cannot be changed in
-            place; or a slice is asked of a tensor with a lossless layer, which needs all of it.
+        BudgetError: the second buffer, or decoding on the host, needs more memory than there is.
+        ConfigError: slices do not fit, or are to be checked by digests; or ``into`` does not fit; or a tensor is none
+            that can be read and written; or the GPU cannot, or must not, decompress.
+        UnsupportedError: the fine-tune has tensors of another type than the base's, or shares no memory where ``model``
+            does, and cannot be applied in place; or a slice is asked of a tensor with a lossless layer, which needs all
+            of it, or of an alias of another slice.
         ArchiveError: the archive is damaged or breaks the specification.
     """
     if decompress not in ("host", "gpu"):
@@ -122,7 +128,7 @@ def apply(
     try:
         inflater = _device_inflater(opened) if decompress == "gpu" else None
         with torch.no_grad():
-            jobs = _find_jobs(model, opened, into, slices)
+            jobs = find_jobs(model, opened, into, slices)
             sliced = [job.record.name for job in jobs.values() if not job.part.whole]
             if sliced and True in (check_base, verify):
                 raise ConfigError(
@@ -131,98 +137,57 @@ def apply(
                     place=opened.place,
                     tensor=sliced[0],
                 )
-            if check_base:
-                _check_contents(opened, jobs)
-            try:
-                _apply_all(opened, jobs, applied, keep_base, threads or default_threads(_THREADS), inflater)
-                if verify:
-                    _check_results(opened, jobs)
-            except BaseException:
-                applied.revert()
-                raise
+            with _limited_memory(jobs):
+                if check_base:
+                    _check_contents(opened, jobs)
+                try:
+                    _apply_all(opened, jobs, applied, keep_base, threads or default_threads(_THREADS), inflater)
+                    if verify:
+                        _check_results(opened, jobs, base_is_checked=bool(check_base))
+                except BaseException:
+                    applied.revert()
+                    raise
     finally:
         if opened is not archive:
             opened.close()
     return applied
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One tensor: what the model holds of it, and where its result goes, which may be the same tensor."""
-
-    record: TensorRecord
-    part: TensorPart
-    base: torch.Tensor
-    result: torch.Tensor
-
-    @property
-    def in_place(self) -> bool:
-        return self.result is self.base
-
-    @property
-    def on_device(self) -> bool:
-        usable = self.record.layers[: usable_layers(self.record)]
-        decoded_there = bool(usable) and all(layer.codec in (dctq.NAME, ulp.NAME) for layer in usable)
-        return self.base.is_cuda and not self.is_small and decoded_there
-
-    @property
-    def is_small(self) -> bool:
-        return self.base.is_cuda and self.record.elements <= _SMALL
+def _is_resident(tensor: torch.Tensor) -> bool:
+    """Whether there are kernels for where the tensor lies."""
+    return tensor.is_cuda and _has_triton()
 
 
-def _find_jobs(
-    model: torch.nn.Module | Mapping[str, torch.Tensor],
-    archive: Archive,
-    into: Mapping[str, torch.Tensor] | Literal[True] | None,
-    slices: Slices | None,
-) -> dict[str, _Job]:
-    named = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else model
-    jobs: dict[str, _Job] = {}
-    for name, record in archive.tensors.items():
-        tensor = named.get(name)
-        if tensor is None:
-            raise BaseMismatchError("the model lacks this tensor", place=archive.place, tensor=name)
-        tensor, part = tensor.detach(), find_part(record, slices)
-        base_dtype = record.base_dtype or record.dtype
-        if tensor.dtype != _DTYPES.get(base_dtype) or tuple(tensor.shape) != part.shape:
-            raise BaseMismatchError(
-                f"the model's tensor is {tensor.dtype} {list(tensor.shape)}, the archive was made for "
-                f"{base_dtype} {list(part.shape)}",
-                place=archive.place,
-                tensor=name,
-            )
-        if into is None and record.base_dtype is not None:
-            raise UnsupportedError(
-                f"the fine-tune is {record.dtype}, the base {record.base_dtype}: it cannot be applied in place",
-                place=archive.place,
-                tensor=name,
-            )
-        if not part.whole and any(layer.codec == ulp.NAME for layer in record.layers[: usable_layers(record)]):
-            raise UnsupportedError(
-                "a lossless layer is decoded from the whole tensor, not from a slice", place=archive.place, tensor=name
-            )
-        jobs[name] = _Job(record, part, tensor, _result(record, tensor, into, archive.place))
-    return jobs
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
-def _result(
-    record: TensorRecord, base: torch.Tensor, into: Mapping[str, torch.Tensor] | Literal[True] | None, place: str
-) -> torch.Tensor:
-    if into is None:
-        return base
-    if into is True:
-        return torch.empty(base.shape, dtype=_DTYPES[record.dtype], device=base.device)
-    given = into.get(record.name)
-    if given is None or given.dtype != _DTYPES[record.dtype] or given.shape != base.shape:
-        raise ConfigError(
-            f"the second buffer has no tensor of {record.dtype} {list(base.shape)}", place=place, tensor=record.name
-        )
-    return given.detach()
+def _is_small(job: Job) -> bool:
+    return job.base.is_cuda and job.record.elements <= _SMALL
 
 
-def _check_contents(archive: Archive, jobs: Mapping[str, _Job]) -> None:
+def _is_decoded_there(job: Job) -> bool:
+    usable = job.record.layers[: usable_layers(job.record)]
+    known = bool(usable) and all(layer.codec in (dctq.NAME, ulp.NAME) for layer in usable)
+    return known and _is_resident(job.base) and not _is_small(job)
+
+
+@contextmanager
+def _limited_memory(jobs: Mapping[str, Job]) -> Iterator[None]:
+    devices = {job.base.device for job in jobs.values() if job.base.is_cuda and _is_resident(job.base)}
+    if not devices:
+        yield
+        return
+    from ..backends.cuda.device import limited_growth
+
+    with limited_growth(devices):
+        yield
+
+
+def _check_contents(archive: Archive, jobs: Mapping[str, Job]) -> None:
     wanted = {name: job for name, job in jobs.items() if job.record.base is not None and job.part.whole}
-    for name, digest in _digests({name: job.base for name, job in wanted.items()}):
+    for name, digest in _digests(archive, {name: job.base for name, job in wanted.items()}):
         if digest != wanted[name].record.base:
             raise BaseMismatchError(
                 "the model's tensor has other contents than the base that the archive was made for",
@@ -231,17 +196,22 @@ def _check_contents(archive: Archive, jobs: Mapping[str, _Job]) -> None:
             )
 
 
-def _check_results(archive: Archive, jobs: Mapping[str, _Job]) -> None:
-    changed = {name: job for name, job in jobs.items() if job.record.layers and job.part.whole}
-    for name, digest in _digests({name: job.result for name, job in changed.items()}):
-        record = changed[name].record
-        if digest != record.layers[usable_layers(record) - 1].digest:
-            raise CorruptError("it decodes to other bytes than its digest says", place=archive.place, tensor=name)
+def _check_results(archive: Archive, jobs: Mapping[str, Job], *, base_is_checked: bool) -> None:
+    checked = {
+        name: job
+        for name, job in jobs.items()
+        if job.part.whole and (job.record.layers or (job.record.op == "keep" and not base_is_checked))
+    }
+    for name, digest in _digests(archive, {name: job.result for name, job in checked.items()}):
+        record = checked[name].record
+        if digest != record.digest_after(usable_layers(record) - 1 if record.layers else 0):
+            what = "it decodes to" if record.layers else "it is kept, but has"
+            raise CorruptError(f"{what} other bytes than its digest says", place=archive.place, tensor=name)
 
 
 def _apply_all(
     archive: Archive,
-    jobs: Mapping[str, _Job],
+    jobs: Mapping[str, Job],
     applied: AppliedArchive,
     keep_base: str | None,
     threads: int,
@@ -249,33 +219,36 @@ def _apply_all(
 ) -> None:
     where = None if keep_base is None else torch.device(keep_base)
     layered = [job for job in jobs.values() if job.record.layers]
-    resident = {job.record.name: job for job in layered if job.on_device}
-    on_host = [job for job in layered if not job.on_device]
+    resident = {job.record.name: job for job in layered if _is_decoded_there(job)}
+    on_host = [job for job in layered if not _is_decoded_there(job)]
+    too_large = set()
     with _device_decoder(archive, list(resident.values()), threads, inflater) as payloads:
         for job in on_host:
-            if job.is_small:  # while the first payloads are read
-                _replace(job, _decode_on_host(archive, job), where, applied)
+            if _is_small(job):  # while the first payloads are read
+                _replace(archive, job, _decode_on_host(archive, job, job.base), where, applied)
         for payload in payloads:
-            try:
-                _apply_on_device(payload, resident[payload.record.name], where, applied)
-            except InvalidError as error:
-                raise error.at(place=archive.place, tensor=payload.record.name) from None
-    large = [job for job in on_host if not job.is_small]
-    decoded = map_ordered(lambda job: _decode_on_host(archive, job), large, threads)
-    for job, result in zip(large, decoded, strict=True):
-        _replace(job, result, where, applied)
+            name = payload.record.name
+            if name not in too_large and not _apply_on_device(archive, payload, resident[name], where, applied):
+                too_large.add(name)
+    on_host = [job for job in on_host if not _is_small(job)] + [
+        resident[name] for name in resident if name in too_large
+    ]
+    for device in {job.base.device for job in on_host if job.base.is_cuda}:
+        torch.cuda.synchronize(device)  # other threads have streams of their own
+    # The device may have written some of what it then lacked memory to finish: what was saved is the base.
+    bases = [applied._saved.get(job.record.name, (job.base, job.base))[1] for job in on_host]
+    decoded = map_ordered(lambda item: _decode_on_host(archive, *item), zip(on_host, bases, strict=True), threads)
+    for job, result in zip(on_host, decoded, strict=True):
+        _replace(archive, job, result, where, applied)
     for job in jobs.values():
-        source = job.base
-        if job.record.op == "alias":
-            assert job.record.of is not None
-            source = jobs[job.record.of].result
+        source = alias_source(job, jobs) if job.record.op == "alias" else job.base
         if not job.record.layers and job.result.data_ptr() != source.data_ptr():
-            if job.in_place:
-                _keep(job, where, applied)
-            job.result.copy_(source)
+            _replace(archive, job, source, where, applied)
         applied.tensors[job.record.name] = job.result
-    changed = {id(base) for base, _ in applied._saved}
-    applied.changed = [name for name, job in jobs.items() if job.in_place and id(job.base) in changed]
+    changed = {name for name, job in jobs.items() if job.record.op not in ("keep", "alias")} | set(applied._saved)
+    applied.changed = [
+        name for name, job in jobs.items() if job.in_place and (name in changed or job.record.of in changed)
+    ]
 
 
 def _device_inflater(archive: Archive) -> DeviceInflater:
@@ -286,7 +259,7 @@ def _device_inflater(archive: Archive) -> DeviceInflater:
 
 @contextmanager
 def _device_decoder(
-    archive: Archive, jobs: Sequence[_Job], threads: int, inflater: DeviceInflater | None
+    archive: Archive, jobs: Sequence[Job], threads: int, inflater: DeviceInflater | None
 ) -> Iterator[Iterator[Payload]]:
     """What was read for tensors on devices; they have their results after the block."""
     if not jobs:
@@ -299,30 +272,55 @@ def _device_decoder(
         yield decoder.payloads()
 
 
-def _apply_on_device(payload: Payload, job: _Job, where: torch.device | None, applied: AppliedArchive) -> None:
-    # On the caller's stream, so that the copy's memory serves again once it is released.
+def _apply_on_device(
+    archive: Archive, payload: Payload, job: Job, where: torch.device | None, applied: AppliedArchive
+) -> bool:
+    """Apply a layer; False if the device has no memory left for it, and the result is undefined."""
+    from ..backends.cuda.device import is_out_of_memory
+
     device, first = job.base.device, payload.index == 0
-    space = _empty_like(job.base, where) if job.in_place and first else None
-    with torch.cuda.device(device), torch.cuda.stream(payload.stream(device)):
-        if space is not None:
-            applied._saved.append((job.base, space.copy_(job.base)))
-        before = (job.base if first else job.result).to(device).contiguous()
-        result = job.result if first and not job.in_place else before
-        if result.device != device or not result.is_contiguous():
-            result = torch.empty(before.shape, dtype=job.result.dtype, device=device)
-        payload.apply(before, result, job.part)
-        if result.data_ptr() != job.result.data_ptr():
-            job.result.copy_(result)
+    try:
+        # On the caller's stream, so that the copy's memory serves again once it is released.
+        space = _empty_like(job.base, where) if job.in_place and first else None
+        with payload.stream_entered(device):
+            if space is not None:
+                applied._saved[job.record.name] = (job.base, space.copy_(job.base))
+            before = (job.base if first else job.result).to(device).contiguous()
+            result = job.result if first and not job.in_place else before
+            if result.device != device or not result.is_contiguous():
+                result = torch.empty(before.shape, dtype=job.result.dtype, device=device)
+            payload.apply(before, result, job.part)
+            if result.data_ptr() != job.result.data_ptr():
+                job.result.copy_(result)
+        return True
+    except ArchiveError as error:
+        raise error.at(place=archive.place, tensor=job.record.name) from None
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()  # not before the error is gone, whose traceback holds what there was memory for
+    return False
 
 
-def _replace(job: _Job, decoded: torch.Tensor, where: torch.device | None, applied: AppliedArchive) -> None:
-    if job.in_place:
-        _keep(job, where, applied)
-    job.result.copy_(decoded)
+def _replace(
+    archive: Archive, job: Job, decoded: torch.Tensor, where: torch.device | None, applied: AppliedArchive
+) -> None:
+    with _refusing_for_lack_of_memory(archive, job.record.name):
+        if job.in_place and job.record.name not in applied._saved:
+            space = _empty_like(job.base, where)
+            _copy(space, job.base)
+            applied._saved[job.record.name] = (job.base, space)
+        _copy(job.result, decoded)
 
 
-def _keep(job: _Job, where: torch.device | None, applied: AppliedArchive) -> None:
-    applied._saved.append((job.base, _empty_like(job.base, where).copy_(job.base)))
+def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    """``target.copy_(source)``, in little memory of devices beside."""
+    if target.device == source.device or not target.dim() or (target.is_contiguous() and source.is_contiguous()):
+        target.copy_(source)
+        return
+    rows = max(1, _PIECE * target.shape[0] // max(1, target.nbytes))
+    for first in range(0, target.shape[0], rows):
+        target[first : first + rows].copy_(source[first : first + rows])
 
 
 def _empty_like(tensor: torch.Tensor, where: torch.device | None) -> torch.Tensor:
@@ -332,39 +330,82 @@ def _empty_like(tensor: torch.Tensor, where: torch.device | None) -> torch.Tenso
         return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
 
 
-def _decode_on_host(archive: Archive, job: _Job) -> torch.Tensor:
+def _decode_on_host(archive: Archive, job: Job, base: torch.Tensor) -> torch.Tensor:
     record, part = job.record, job.part
     data = None
-    if record.layers[0].codec != raw.NAME:
-        whole = job.base
-        if not part.whole:  # a layer is added element by element: what lies around the part does not matter
-            whole = torch.zeros(part.full_shape, dtype=job.base.dtype)
-            whole[part.index] = job.base.cpu()
-        data = _host_bytes(whole)
-    for index in range(usable_layers(record)):
-        payload = np.frombuffer(archive.reader.payload(record.name, index), dtype=np.uint8)
-        data = apply_layer(record, index, payload, data, get_backend("cpu"))
-    assert data is not None
-    if not data.size:
-        return torch.empty(part.shape, dtype=job.result.dtype)
-    return torch.frombuffer(bytearray(data), dtype=job.result.dtype).view(part.full_shape)[part.index]
+    with _refusing_for_lack_of_memory(archive, record.name):
+        if record.layers[0].codec != raw.NAME:
+            whole = base
+            if not part.whole:  # a layer is added element by element: what lies around the part does not matter
+                whole = torch.zeros(part.full_shape, dtype=base.dtype)
+                whole[part.index] = _on_host(base)
+            data = _host_bytes(whole)
+        for index in range(usable_layers(record)):
+            payload = np.frombuffer(archive.reader.payload(record.name, index), dtype=np.uint8)
+            data = apply_layer(record, index, payload, data, get_backend("cpu"))
+        assert data is not None
+        if not data.size:
+            return torch.empty(part.shape, dtype=job.result.dtype)
+        return torch.frombuffer(bytearray(data), dtype=job.result.dtype).view(part.full_shape)[part.index]
 
 
-def _digests(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
-    """Name and digest of every tensor; those on a CUDA device are hashed there."""
-    resident = {name: tensor for name, tensor in tensors.items() if tensor.is_cuda}
-    if resident:
-        from ..backends.cuda.digest import tensor_digests
+@contextmanager
+def _refusing_for_lack_of_memory(archive: Archive, name: str) -> Iterator[None]:
+    try:
+        yield
+    except ArchiveError as error:
+        raise error.at(place=archive.place, tensor=name) from None
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _SHORTAGES):
+            raise
+        raise BudgetError("there is no memory left for it", place=archive.place, tensor=name) from error
 
-        yield from zip(resident, tensor_digests(list(resident.values())), strict=True)
-    others = [name for name in tensors if name not in resident]
+
+def _digests(archive: Archive, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
+    """Name and digest of every tensor; those on a CUDA device are hashed there, if it has memory for that."""
+    resident = [name for name, tensor in tensors.items() if _is_resident(tensor)]
+    contiguous = [name for name in resident if tensors[name].is_contiguous()]
+    hashed: set[str] = set()
+    for group in (contiguous, *([name] for name in resident if not tensors[name].is_contiguous())):
+        digests = _device_digests([tensors[name] for name in group])
+        if digests is not None:
+            hashed.update(group)
+            yield from zip(group, digests, strict=True)
+    others = [name for name in tensors if name not in hashed]
+    for device in {tensors[name].device for name in others if tensors[name].is_cuda}:
+        torch.cuda.synchronize(device)  # other threads have streams of their own
 
     def hash_one(name: str) -> str:
-        return tensor_digest(_host_bytes(tensors[name]))
+        with _refusing_for_lack_of_memory(archive, name):
+            return tensor_digest(_host_bytes(tensors[name]))
 
     yield from zip(others, map_ordered(hash_one, others, default_threads()), strict=True)
 
 
+def _device_digests(tensors: Sequence[torch.Tensor]) -> list[str] | None:
+    """Digests that the tensors' devices compute; None if one of them has no memory left."""
+    if not tensors:
+        return []
+    from ..backends.cuda.device import is_out_of_memory
+    from ..backends.cuda.digest import tensor_digests
+
+    try:
+        return tensor_digests(tensors)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()
+    return None
+
+
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.device.type == "cpu":
+        return tensor
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+    _copy(copy, tensor)
+    return copy
+
+
 def _host_bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
-    flat = tensor.detach().contiguous().view(-1)
-    return flat.view(torch.uint8).cpu().numpy() if flat.numel() else np.empty(0, dtype=np.uint8)
+    flat = _on_host(tensor.detach()).contiguous().view(-1)
+    return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, dtype=np.uint8)

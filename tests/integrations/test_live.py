@@ -11,6 +11,7 @@ from pipeline.models import Tensors, base_model, fine_tune, load, write_model
 
 import ddct_format
 from ddct_format.errors import BaseMismatchError, ConfigError, UnsupportedError
+from ddct_format.integrations import live
 
 DEVICES = [
     "cpu",
@@ -83,6 +84,121 @@ def test_tied_weights_and_strided_weights_are_changed_in_place(tmp_path: Path, d
     assert same(dict(module.state_dict()), base)
 
 
+@pytest.fixture
+def untied(tmp_path: Path) -> tuple[Path, Tensors]:
+    """An archive of a fine-tune of one of two equal tensors, and its base."""
+    embed = torch.randn(64, 48).bfloat16()
+    base = {"embed.weight": embed, "head.weight": embed.clone()}
+    write_model(tmp_path / "base", base)
+    write_model(tmp_path / "tuned", base | fine_tune({"embed.weight": embed}))
+    ddct_format.pack(tmp_path / "base", tmp_path / "tuned", tmp_path / "model.ddct")
+    return tmp_path / "model.ddct", base
+
+
+def test_tied_weights_that_the_fine_tune_does_not_tie_are_refused(untied: tuple[Path, Tensors]) -> None:
+    """The head stays as the base in the fine-tune; tied to the embedding it would change with it."""
+    archive, base = untied
+    model = {"embed.weight": base["embed.weight"].clone()}
+    model["head.weight"] = model["embed.weight"]
+    with pytest.raises(UnsupportedError, match=r"head\.weight.*shares memory with 'embed\.weight'"):
+        ddct_format.apply(model, archive)
+    assert same(model, base)
+    new = ddct_format.apply(model, archive, into=True)
+    assert torch.equal(new.tensors["head.weight"], base["head.weight"])
+    assert not torch.equal(new.tensors["embed.weight"], base["embed.weight"])
+
+
+def test_weights_may_be_columns_of_one_tensor(untied: tuple[Path, Tensors]) -> None:
+    archive, base = untied
+    both = torch.cat([base["embed.weight"], base["head.weight"]], dim=1)
+    model = {"embed.weight": both[:, :48], "head.weight": both[:, 48:]}
+    assert ddct_format.apply(model, archive).changed == ["embed.weight"]
+    assert torch.equal(both[:, 48:], base["head.weight"])
+    with pytest.raises(UnsupportedError, match="shares memory"):
+        ddct_format.apply({"embed.weight": both[:, 8:56], "head.weight": both[:, 48:]}, archive, check_base=False)
+
+
+def test_what_is_kept_of_an_unchecked_base_is_verified_too(untied: tuple[Path, Tensors]) -> None:
+    archive, base = untied
+    other = base | {"head.weight": base["head.weight"] + 1}
+    model = on("cpu", other)
+    with pytest.raises(ddct_format.errors.CorruptError, match=r"head\.weight"):
+        ddct_format.apply(model, archive, check_base=False)
+    assert same(model, other)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (torch.ones(1, dtype=torch.bfloat16).expand(64), "share memory"),
+        (torch.empty(64, dtype=torch.bfloat16, device="meta"), "meta"),
+        (torch.ones(64, dtype=torch.bfloat16).to_sparse(), "sparse"),
+        (torch.ones(64, dtype=torch.bfloat16).as_subclass(type("Other", (torch.Tensor,), {})), "Other"),
+    ],
+)
+def test_tensors_that_cannot_be_changed_are_refused_before_any_other_is(
+    archive: Path, tensor: torch.Tensor, reason: str
+) -> None:
+    model = base_model() | {"norm.weight": tensor}
+    with pytest.raises(ConfigError, match=rf"norm\.weight.*{reason}"):
+        ddct_format.apply(model, archive)
+    del model["norm.weight"]
+    assert same(base_model(), model)
+
+
+def test_a_module_that_hands_out_copies_is_refused(archive: Path) -> None:
+    class Copies(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = torch.nn.ParameterDict(base_model_floats())
+            self.register_state_dict_post_hook(lambda module, state, prefix, metadata: state.update(base_model()))
+
+    with pytest.raises(ConfigError, match="a copy"):
+        ddct_format.apply(Copies(), archive)
+
+
+def base_model_floats() -> Tensors:
+    return {name.replace(".", "_"): tensor for name, tensor in base_model().items() if tensor.is_floating_point()}
+
+
+def test_applying_twice_is_refused_and_leaves_what_was_applied(archive: Path) -> None:
+    model = base_model()
+    applied = ddct_format.apply(model, archive)
+    with pytest.raises(BaseMismatchError, match="other contents"):
+        ddct_format.apply(model, archive)
+    with pytest.raises(ddct_format.errors.CorruptError):
+        ddct_format.apply(model, archive, check_base=False)
+    assert same(model, load(archive.parent / "unpacked"))
+    applied.revert()
+    applied.revert()
+    assert same(model, base_model())
+
+
+def test_tensors_that_the_archive_does_not_name_are_left_alone(archive: Path) -> None:
+    model = base_model() | {"more": torch.ones(3)}
+    assert "more" not in ddct_format.apply(model, archive).tensors
+    assert torch.equal(model["more"], torch.ones(3))
+
+
+def test_a_revert_that_fails_can_be_repeated(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = base_model()
+    applied = ddct_format.apply(model, archive)
+    copy, calls = live._copy, []
+
+    def failing(target: torch.Tensor, source: torch.Tensor) -> None:
+        calls.append(target)
+        if len(calls) == 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        copy(target, source)
+
+    monkeypatch.setattr(live, "_copy", failing)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        applied.revert()
+    assert not same(model, base_model())
+    applied.revert()
+    assert same(model, base_model())
+
+
 def test_a_missing_tensor_is_a_base_mismatch(archive: Path) -> None:
     model = base_model()
     del model["head.weight"]
@@ -130,6 +246,17 @@ def test_a_second_buffer_takes_the_fine_tune_and_the_base_stays(archive: Path, d
     assert same(model, base_model())
 
 
+def test_a_second_buffer_over_the_base_or_itself_is_refused(archive: Path) -> None:
+    model = base_model()
+    with pytest.raises(ConfigError, match="shares memory"):
+        ddct_format.apply(model, archive, into=model)
+    assert same(model, base_model())
+    buffer = {name: torch.zeros_like(tensor) for name, tensor in model.items()}
+    buffer["norm.weight"] = buffer["embed.weight"][0]
+    with pytest.raises(ConfigError, match="shares memory"):
+        ddct_format.apply(model, archive, into=buffer)
+
+
 def test_a_second_buffer_that_does_not_fit_is_refused(archive: Path) -> None:
     model = base_model()
     buffer = {name: torch.zeros_like(tensor) for name, tensor in model.items()}
@@ -166,6 +293,27 @@ def test_every_rank_decodes_its_rows_and_columns(archive: Path, device: str, in_
         assert same(applied.tensors, wanted)
         applied.revert()
         assert same(own, {name: tensor[slices.get(name, ())].contiguous() for name, tensor in full.items()})
+
+
+def test_an_alias_of_another_slice_is_refused(tmp_path: Path) -> None:
+    embed = torch.randn(64, 48).bfloat16()
+    tuned = fine_tune({"embed.weight": embed})["embed.weight"]
+    write_model(tmp_path / "base", {"embed.weight": embed, "head.weight": embed.clone()})
+    write_model(tmp_path / "tuned", {"embed.weight": tuned, "head.weight": tuned.clone()})
+    ddct_format.pack(tmp_path / "base", tmp_path / "tuned", tmp_path / "model.ddct")
+    unpacked = ddct_format.unpack(tmp_path / "model.ddct", tmp_path / "base", tmp_path / "unpacked")
+    assert unpacked.applied == 2
+
+    def held(embed_rows: slice, head_rows: slice) -> Tensors:
+        model = {"embed.weight": embed[embed_rows].clone(), "head.weight": embed[head_rows].clone()}
+        slices = {"embed.weight": (embed_rows,), "head.weight": (head_rows,)}
+        ddct_format.apply(model, tmp_path / "model.ddct", slices=slices, check_base=False, verify=False)
+        return model
+
+    with pytest.raises(UnsupportedError, match=r"head\.weight.*another slice"):
+        held(slice(0, 16), slice(16, 32))
+    rows = slice(16, 32)
+    assert torch.equal(held(slice(0, 48), rows)["head.weight"], load(tmp_path / "unpacked")["head.weight"][rows])
 
 
 def test_a_slice_is_never_checked_silently(archive: Path) -> None:
@@ -234,3 +382,42 @@ def test_an_exact_archive_gives_the_fine_tune_bit_for_bit(exact_archive: Path, d
     assert same(model, tuned if into is None else base)
     applied.revert()
     assert same(model, base)
+
+
+def test_a_limit_of_gpu_memory_holds_for_what_is_taken_beside_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a device of 100 GiB, on which the process holds 40."""
+    device_module = pytest.importorskip("ddct_format.backends.cuda.device", reason="no Triton")
+    device, fractions = torch.device("cuda", 0), [0.9]
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fractions[-1])
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: fractions.append(fraction)
+    )
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 40 << 30)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: type("Properties", (), {"total_memory": 100 << 30})
+    )
+    with device_module.limited_growth([device]):
+        assert fractions == [0.9]  # nothing said, nothing limited
+    monkeypatch.setenv("DDCT_GPU_MEMORY", "2G")
+    with pytest.raises(KeyError), device_module.limited_growth([device]):
+        assert fractions[-1] == pytest.approx(0.42)
+        raise KeyError
+    assert fractions[-1] == 0.9
+    monkeypatch.setenv("DDCT_GPU_MEMORY", "much")
+    with pytest.raises(ConfigError, match="DDCT_GPU_MEMORY"), device_module.limited_growth([device]):
+        pass
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_device_that_may_give_next_to_nothing_gives_the_same_bits(
+    exact_archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tuned = load(exact_archive.parent / "base"), load(exact_archive.parent / "tuned")
+    model = on("cuda", base)
+    torch.cuda.empty_cache()
+    monkeypatch.setenv("DDCT_GPU_MEMORY", "4K")
+    before = torch.cuda.memory_reserved()
+    applied = ddct_format.apply(model, exact_archive, into={name: torch.empty_like(t) for name, t in tuned.items()})
+    assert torch.cuda.memory_reserved() <= before + (4 << 10)
+    assert same(applied.tensors, tuned)

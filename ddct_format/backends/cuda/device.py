@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from ...errors import BudgetError, ConfigError
 
-__all__ = ["find_devices", "is_out_of_memory", "limit_memory", "usable_memory"]
+__all__ = ["find_devices", "is_out_of_memory", "limit_memory", "limited_growth", "usable_memory"]
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SHORTAGES = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
@@ -68,6 +70,34 @@ def limit_memory(devices: list[torch.device]) -> None:
         for device in devices:
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+
+
+@contextmanager
+def limited_growth(devices: Iterable[torch.device]) -> Iterator[None]:
+    """As :func:`limit_memory`, inside the block, and for what this process takes beyond what it holds already.
+
+    Raises:
+        ConfigError: the variable holds no size.
+    """
+    limit = _limit()
+    before: dict[torch.device, float] = {}
+    try:
+        for device in devices if limit is not None else ():
+            assert limit is not None
+            before[device] = _memory_fraction(device)
+            total = torch.cuda.get_device_properties(device).total_memory
+            fraction = (torch.cuda.memory_reserved(device) + limit) / total
+            torch.cuda.set_per_process_memory_fraction(min(before[device], fraction), device)
+        yield
+    finally:
+        for device, fraction in before.items():
+            torch.cuda.set_per_process_memory_fraction(fraction, device)
+
+
+def _memory_fraction(device: torch.device) -> float:
+    """What is allowed by now; older versions of torch do not tell."""
+    tell = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    return 1.0 if tell is None else float(tell(device))
 
 
 def usable_memory(device: torch.device) -> int:
