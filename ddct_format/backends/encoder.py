@@ -257,5 +257,12 @@ class Encoder(Protocol):
     def count_ulp(self, band: Band, coding: UlpCoding, counts: npt.NDArray[np.int64]) -> None:
         """Add how often each symbol stands in each context to ``counts``, int64 [contexts, 256], C-contiguous."""
 
+    def measure_ulp(self, band: Band, coding: UlpCoding, group_of: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """How many elements fall into each group, and how many extra bits they have, int64 [2, 256].
+
+        Args:
+            group_of: uint8 [contexts], the group of each context.
+        """
+
     def scatter_ulp(self, band: Band, coding: UlpCoding, streams: UlpStreams) -> None:
         """Write each element's symbol and extra bits where its group goes on, and move the places on."""

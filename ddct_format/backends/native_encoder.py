@@ -149,6 +149,13 @@ class NativeEncoder(NumpyEncoder):
         else:
             native.core.ulp_count(*_ulp_pair(band, coding), counts)
 
+    def measure_ulp(self, band: Band, coding: UlpCoding, group_of: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        if native.core is None:
+            return super().measure_ulp(band, coding, group_of)
+        totals = np.zeros((2, 256), dtype=np.int64)
+        native.core.ulp_measure(*_ulp_pair(band, coding), group_of, totals)
+        return totals
+
     def scatter_ulp(self, band: Band, coding: UlpCoding, streams: UlpStreams) -> None:
         if native.core is None:
             super().scatter_ulp(band, coding, streams)

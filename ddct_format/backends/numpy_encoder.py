@@ -142,6 +142,11 @@ class NumpyEncoder:
         joint = contexts.astype(np.int64) * _SYMBOLS + symbols
         counts += np.bincount(joint, minlength=counts.size).reshape(counts.shape)
 
+    def measure_ulp(self, band: Band, coding: UlpCoding, group_of: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        contexts, _, lengths, _ = _ulp_elements(band, coding)
+        groups = group_of[contexts]
+        return np.stack([np.bincount(groups, weights, _SYMBOLS) for weights in (None, lengths)]).astype(np.int64)
+
     def scatter_ulp(self, band: Band, coding: UlpCoding, streams: UlpStreams) -> None:
         contexts, symbols, lengths, values = _ulp_elements(band, coding)
         groups = streams.group_of[contexts]

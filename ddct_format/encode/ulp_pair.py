@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,14 +36,16 @@ class UlpPair:
         before: the tensor so far.
         target: the tensor to restore, of the same two dimensions; at least one element.
         encoder: what does the arithmetic.
+        shift: low bits that are zero in every pattern of the target, if that is known.
     """
 
-    def __init__(self, before: TensorData, target: TensorData, encoder: Encoder) -> None:
+    def __init__(self, before: TensorData, target: TensorData, encoder: Encoder, shift: int | None = None) -> None:
         self.rows, self.cols = target.shape
         self._target = target
         self._pair = Pair(before, target, (self.rows, self.cols))
         self._encoder = encoder
-        self.plain = UlpParams(target.dtype, self.rows, self.cols, shift=self._common_zeros())
+        shift = self._common_zeros() if shift is None else shift
+        self.plain = UlpParams(target.dtype, self.rows, self.cols, shift=shift)
 
     def sizes(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """|target − prediction| of some rows, float32 [rows, cols]; what is beyond all bounds says nothing."""
@@ -59,35 +62,47 @@ class UlpPair:
         spans = self._pair.spans(self._encoder.band_weights)
         return np.concatenate(list(workspace.spread(measure, spans))).astype(np.float64)
 
-    def count(self, row_keys: Bytes, col_keys: Bytes, workspace: Workspace) -> list[Counts]:
-        """How often each symbol stands in each context, [contexts, 256], in each part of the tensor."""
+    def take(self, rows: npt.NDArray[np.int64]) -> UlpPair:
+        """Some rows, copied to memory."""
+        pair = self._pair.take(rows)
+        return UlpPair(pair.base, pair.target, self._encoder, self.plain.shift)
 
-        def count(spans: Sequence[Span]) -> Counts:
-            counts = np.zeros((MAX_BOUND + 1, _SYMBOLS), dtype=np.int64)
-            for span in spans:
+    def count(self, row_keys: Bytes, col_keys: Bytes) -> tuple[npt.NDArray[np.intp], Counts]:
+        """The contexts that there are, ascending, and how often each symbol stands in each of them, [contexts, 256]."""
+        counts = _table()
+        try:
+            for span in self._pair.spans(self._encoder.band_weights):
                 self._encoder.count_ulp(self._pair.band(span), self._coding(span, row_keys, col_keys), counts)
                 self._pair.release(span)
-            return counts
-
-        return list(workspace.spread(count, self._parts()))
+        except BaseException:
+            del _tables.counts
+            raise
+        contexts = np.flatnonzero(counts.sum(axis=1))  # several times as fast as any()
+        found = counts[contexts]
+        counts[contexts] = 0
+        return contexts, found
 
     def scatter(
-        self, params: UlpParams, row_keys: Bytes, col_keys: Bytes, counts: list[Counts], workspace: Workspace
+        self, params: UlpParams, row_keys: Bytes, col_keys: Bytes, workspace: Workspace
     ) -> tuple[list[Bytes], Bytes]:
-        """The symbols of each group, and the extra bits of all.
-
-        Args:
-            counts: what :meth:`count` gave for these keys.
-        """
+        """The symbols of each group, and the extra bits of all."""
         groups = len(params.bounds) + 1
-        by_group = np.zeros((len(counts), _SYMBOLS, _SYMBOLS), dtype=np.int64)
-        for part, of_part in enumerate(counts):
-            by_group[part, :groups] = np.add.reduceat(of_part, [0, *params.bounds], axis=0)
-        sizes, bits = by_group.sum(axis=2), by_group @ params.extra_bits()
+        group_of = params.group_table()
+        parts = self._parts()
+
+        def measure(spans: Sequence[Span]) -> Counts:
+            totals = np.zeros((2, _SYMBOLS), dtype=np.int64)
+            for span in spans:
+                band = self._pair.band(span)
+                totals += self._encoder.measure_ulp(band, self._coding(span, row_keys, col_keys), group_of)
+                self._pair.release(span)
+            return totals
+
+        measured = np.stack(list(workspace.spread(measure, parts)))
+        sizes, bits = measured[:, 0], measured[:, 1]
         places, positions = _starts(sizes), _starts(bits)
         symbols, extra = workspace.allocate(int(sizes.sum())), workspace.allocate(-(-int(bits.sum()) // 8))
         extra[:] = 0
-        group_of = params.group_table()
 
         def write(part: int) -> tuple[Bytes, npt.NDArray[np.int64]]:
             """The extra bits of a part, each group beginning with a byte of its own: parts share those between them."""
@@ -102,7 +117,6 @@ class UlpPair:
                 workspace.release()
             return own, begins
 
-        parts = self._parts()
         for part, (own, begins) in enumerate(workspace.spread(write, range(len(parts)))):
             for group in range(groups):
                 bytes_ = own[begins[group] : begins[group + 1]]
@@ -134,6 +148,17 @@ class UlpPair:
             if used & 1:
                 return 0
         return min(most, (used & -used).bit_length() - 1) if used else most
+
+
+_tables = threading.local()
+
+
+def _table() -> Counts:
+    """Zeros, [contexts, 256], one for each thread, which gives it back as it was: new pages cost more than counting."""
+    counts: Counts | None = getattr(_tables, "counts", None)
+    if counts is None:
+        counts = _tables.counts = np.zeros((MAX_BOUND + 1, _SYMBOLS), dtype=np.int64)
+    return counts
 
 
 def _starts(counts: Counts) -> Counts:

@@ -253,6 +253,21 @@ class Encode(Protocol):
             before: the prediction, rounded to the target's element type, which is ``type``.
         """
 
+    def ulp_measure(
+        self,
+        before: Buffer,
+        target: Buffer,
+        type: int,
+        shift: int,
+        cols: int,
+        row_keys: Buffer,
+        col_keys: Buffer,
+        group_of: Buffer,
+        totals: Buffer,
+        /,
+    ) -> None:
+        """Add to ``totals``, int64 [2, 256], the elements of each group and their extra bits; see ``ulp_scatter``."""
+
     def ulp_row_sizes(
         self, before: Buffer, target: Buffer, type: int, cols: int, weights: Buffer, sizes: Buffer, /
     ) -> None:

@@ -193,6 +193,13 @@ class DeviceEncoder(NativeEncoder):
 
         self._or_host(compute, lambda: super(DeviceEncoder, self).count_ulp(band, coding, counts))
 
+    def measure_ulp(self, band: Band, coding: UlpCoding, group_of: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        counts = np.zeros((group_of.size, 256), dtype=np.int64)
+        self.count_ulp(band, coding, counts)
+        lengths = UlpParams(band.dtype, 1, band.cols, shift=coding.shift).extra_bits()
+        weights = counts.sum(axis=1), counts @ lengths
+        return np.stack([np.bincount(group_of, weight, 256) for weight in weights]).astype(np.int64)
+
     def scatter_ulp(self, band: Band, coding: UlpCoding, streams: UlpStreams) -> None:
         def compute() -> None:
             scattered = scatter_symbols(*self._ulp_elements(band, coding, streams.group_of))

@@ -63,7 +63,7 @@ typedef struct {
     uint32_t bits, fraction, largest_exponent, shift, width, mantissa;
 } ulp_pair;
 
-enum { ULP_PIECE = 512, ULP_KEYS_PER_OCTAVE = 4 };
+enum { ULP_PIECE = 1024, ULP_KEYS_PER_OCTAVE = 4 };
 
 typedef struct {
     uint32_t extra[ULP_PIECE];

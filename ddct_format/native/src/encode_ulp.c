@@ -66,13 +66,46 @@ static void count_elements(const ulp_pair *pair, int64_t *counts) {
         }
 }
 
+/* The first symbol with extra bits; more than there are if none has. */
+static uint32_t first_long(const ulp_pair *pair) { return (4u << pair->mantissa) - 1; }
+
+/* How many elements fall into each group, and their extra bits: see measure_ulp in ../../backends/encoder.py. */
+static void measure_elements(const ulp_pair *pair, const uint8_t *group_of, uint64_t sizes[SYMBOLS], uint64_t bits[SYMBOLS]) {
+    ulp_piece piece;
+    narrow_groups narrow;
+    const group_vectors *vectors = narrow_groups_of(group_of, CONTEXTS, &narrow) ? kernels()->group_vectors : NULL;
+    uint8_t groups[ULP_PIECE];
+    uint16_t long_ones[ULP_PIECE + GROUP_SLACK];
+    for (size_t row = 0; row < pair->rows; row++)
+        for (size_t col = 0; col < pair->cols; col += ULP_PIECE) {
+            size_t count = take_piece(pair, row, col, &piece);
+            size_t found = 0;
+            if (vectors != NULL) {
+                vectors->find(&narrow, piece.context, 0, count, groups);
+                vectors->count(&narrow, groups, count, sizes);
+                found = vectors->list_long(piece.symbol, count, first_long(pair), long_ones);
+            } else {
+                for (size_t i = 0; i < count; i++) {
+                    groups[i] = group_of[piece.context[i]];
+                    sizes[groups[i]]++;
+                    long_ones[found] = (uint16_t)i;
+                    found += piece.extra_bits[i] > 0;
+                }
+            }
+            for (size_t n = 0; n < found; n++)
+                bits[groups[long_ones[n]]] += piece.extra_bits[long_ones[n]];
+        }
+}
+
 enum { WAITING = 64, WORD = 4 };
 
 /* What is on its way out. Groups lie in as many pages, which a processor does not find at once: so it goes there with a
  * cache line full of symbols, or a word of extra bits, and not with each. */
 typedef struct {
-    uint8_t waiting[SYMBOLS][WAITING] __attribute__((aligned(64)));
+    uint8_t (*waiting)[WAITING_SYMBOLS];
     uint32_t counts[SYMBOLS];     /* of symbols that wait */
+    const group_vectors *vectors; /* NULL where elements are put one by one */
+    narrow_groups narrow;
     uint32_t bit_counts[SYMBOLS]; /* of `bits`, from the start of a byte on: those before the group's own are 0 */
     uint64_t bits[SYMBOLS];
     uint8_t *symbols, *extra;
@@ -121,9 +154,21 @@ static bool end_groups(ulp_groups *groups) {
     return true;
 }
 
-static bool scatter_piece(const ulp_piece *piece, size_t count, const uint8_t *group_of, ulp_groups *groups) {
-    uint16_t long_ones[ULP_PIECE]; /* elements with extra bits: found without a branch for each */
+static bool scatter_piece(const ulp_piece *piece, size_t count, const uint8_t *group_of, uint32_t first_long,
+                          ulp_groups *groups) {
+    uint16_t long_ones[ULP_PIECE + GROUP_SLACK]; /* elements with extra bits: found without a branch for each */
     size_t found = 0;
+    if (groups->vectors != NULL) {
+        uint8_t of[ULP_PIECE], present[SYMBOLS];
+        groups->vectors->find(&groups->narrow, piece->context, 0, count, of);
+        size_t groups_found =
+            groups->vectors->put(&groups->narrow, of, piece->symbol, count, groups->waiting, groups->counts, present);
+        for (size_t n = 0; n < groups_found; n++)
+            if (groups->counts[present[n]] >= WAITING && !put_symbols(groups, present[n], groups->counts[present[n]]))
+                return false;
+        found = groups->vectors->list_long(piece->symbol, count, first_long, long_ones);
+        count = 0;
+    }
     for (size_t i = 0; i < count; i++) {
         uint32_t group = group_of[piece->context[i]], waiting = groups->counts[group];
         groups->waiting[group][waiting] = piece->symbol[i];
@@ -151,7 +196,7 @@ static bool scatter_elements(const ulp_pair *pair, const uint8_t *group_of, ulp_
     for (size_t row = 0; row < pair->rows; row++)
         for (size_t col = 0; col < pair->cols; col += ULP_PIECE) {
             size_t count = take_piece(pair, row, col, &piece);
-            if (!scatter_piece(&piece, count, group_of, groups))
+            if (!scatter_piece(&piece, count, group_of, first_long(pair), groups))
                 return false;
         }
     return end_groups(groups);
@@ -205,6 +250,33 @@ static PyObject *ulp_count(PyObject *module, PyObject *arguments) {
     if (valid)
         WITHOUT_LOCK(target.len, count_elements(&pair, counts.buf));
     Py_buffer *buffers[] = {&before, &target, &row_keys, &col_keys, &counts};
+    for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++)
+        PyBuffer_Release(buffers[i]);
+    if (!valid)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *ulp_measure(PyObject *module, PyObject *arguments) {
+    (void)module;
+    Py_buffer before, target, row_keys, col_keys, group_of, totals;
+    int type;
+    unsigned shift;
+    unsigned long long cols;
+    if (!PyArg_ParseTuple(arguments, "y*y*iIKy*y*y*w*", &before, &target, &type, &shift, &cols, &row_keys, &col_keys,
+                          &group_of, &totals))
+        return NULL;
+    ulp_pair pair;
+    bool valid = get_pair(&before, &target, type, shift, cols, &row_keys, &col_keys, &pair);
+    if (valid && (group_of.len != CONTEXTS || (size_t)totals.len != 2 * SYMBOLS * sizeof(uint64_t))) {
+        PyErr_SetString(PyExc_ValueError, "the table of groups or the totals have the wrong size");
+        valid = false;
+    }
+    if (valid) {
+        uint64_t *sizes = totals.buf;
+        WITHOUT_LOCK(target.len, measure_elements(&pair, group_of.buf, sizes, sizes + SYMBOLS));
+    }
+    Py_buffer *buffers[] = {&before, &target, &row_keys, &col_keys, &group_of, &totals};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++)
         PyBuffer_Release(buffers[i]);
     if (!valid)
@@ -269,6 +341,9 @@ static PyObject *ulp_scatter(PyObject *module, PyObject *arguments) {
             .places = places.buf,
             .positions = positions.buf,
         };
+        uint8_t waiting[SYMBOLS][WAITING_SYMBOLS];
+        groups.waiting = waiting;
+        groups.vectors = narrow_groups_of(group_of.buf, CONTEXTS, &groups.narrow) ? kernels()->group_vectors : NULL;
         WITHOUT_LOCK(target.len, fits = scatter_elements(&pair, group_of.buf, &groups));
     }
     if (valid && !fits) {
@@ -285,6 +360,7 @@ static PyObject *ulp_scatter(PyObject *module, PyObject *arguments) {
 
 PyMethodDef encode_ulp_methods[] = {
     {"ulp_count", ulp_count, METH_VARARGS, NULL},
+    {"ulp_measure", ulp_measure, METH_VARARGS, NULL},
     {"ulp_row_sizes", ulp_row_sizes, METH_VARARGS, NULL},
     {"ulp_scatter", ulp_scatter, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},

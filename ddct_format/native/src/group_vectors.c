@@ -95,6 +95,25 @@ static void count_groups(const narrow_groups *table, const uint8_t *groups, size
     }
 }
 
+/* The numbers of the lanes of `wanted`, of the vector that begins with element `i`; how many they are. */
+static inline size_t list_lanes(uint64_t wanted, size_t i, uint16_t *out) {
+    static const uint8_t numbers[LANES] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                           16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                           32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+                                           48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    size_t found = 0;
+    if (wanted == 0)
+        return 0;
+    for (int half = 0; half < 2; half++) {
+        const uint32_t members = (uint32_t)(wanted >> LANES / 2 * half);
+        const __m512i number = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(numbers + LANES / 2 * half)));
+        const __m512i placed = _mm512_add_epi16(number, _mm512_set1_epi16((short)i));
+        _mm512_storeu_si512(out + found, _mm512_maskz_compress_epi16(members, placed));
+        found += (size_t)_mm_popcnt_u32(members);
+    }
+    return found;
+}
+
 static size_t take_symbols(const narrow_groups *table, const uint8_t *groups, size_t count, uint32_t first_long,
                            const uint8_t **next, uint8_t *symbols, uint16_t *long_ones) {
     uint8_t present[256];
@@ -105,11 +124,7 @@ static size_t take_symbols(const narrow_groups *table, const uint8_t *groups, si
         places[n] = next[present[n]];
         _mm512_store_si512(wanted[n], _mm512_set1_epi8((char)present[n]));
     }
-    const __m512i least = _mm512_set1_epi8((char)(first_long < 256 ? first_long : 255));
-    __m512i numbers[2];
-    for (int i = 0; i < 2; i++)
-        numbers[i] = _mm512_cvtepu8_epi16(_mm256_add_epi8(_mm256_set1_epi8((char)(32 * i)), _mm256_setr_epi8(
-            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31)));
+    const __m512i least = _mm512_set1_epi8((char)first_long);
     for (size_t i = 0; i < count; i += LANES) {
         const __m512i group = load(groups + i);
         const uint64_t valid = lanes(count, i);
@@ -122,33 +137,40 @@ static size_t take_symbols(const narrow_groups *table, const uint8_t *groups, si
             left &= ~members;
         }
         _mm512_storeu_si512(symbols + i, symbol);
-        if (first_long > 255)
-            continue;
-        const uint64_t long_lanes = valid & _mm512_cmpge_epu8_mask(symbol, least);
-        for (int half = 0; half < 2; half++) {
-            const uint32_t lanes_of_half = (uint32_t)(long_lanes >> 32 * half);
-            const __m512i number = _mm512_add_epi16(numbers[half], _mm512_set1_epi16((short)i));
-            _mm512_storeu_si512(long_ones + longs, _mm512_maskz_compress_epi16(lanes_of_half, number));
-            longs += (size_t)_mm_popcnt_u32(lanes_of_half);
-        }
+        if (first_long < 256)
+            longs += list_lanes(valid & _mm512_cmpge_epu8_mask(symbol, least), i, long_ones + longs);
     }
     for (size_t n = 0; n < found; n++)
         next[present[n]] = places[n];
     return longs;
 }
 
-static size_t gather_symbols(const uint8_t *groups, const uint8_t *symbols, size_t count, uint8_t group, uint8_t *out) {
-    const __m512i wanted = _mm512_set1_epi8((char)group);
-    size_t size = 0;
-    for (size_t i = 0; i < count; i += LANES) {
-        const uint64_t members = lanes(count, i) & _mm512_cmpeq_epi8_mask(load(groups + i), wanted);
-        _mm512_storeu_si512(out + size, _mm512_maskz_compress_epi8(members, load(symbols + i)));
-        size += (size_t)_mm_popcnt_u64(members);
+static size_t put_symbols(const narrow_groups *table, const uint8_t *groups, const uint8_t *symbols, size_t count,
+                          uint8_t (*waiting)[WAITING_SYMBOLS], uint32_t *counts, uint8_t *present) {
+    const size_t found = list_groups(table, groups, count, present);
+    for (size_t n = 0; n < found; n++) {
+        const __m512i wanted = _mm512_set1_epi8((char)present[n]);
+        uint8_t *out = waiting[present[n]] + counts[present[n]];
+        for (size_t i = 0; i < count; i += LANES) {
+            const uint64_t members = lanes(count, i) & _mm512_cmpeq_epi8_mask(load(groups + i), wanted);
+            _mm512_storeu_si512(out, _mm512_maskz_compress_epi8(members, load(symbols + i)));
+            out += _mm_popcnt_u64(members);
+        }
+        counts[present[n]] = (uint32_t)(out - waiting[present[n]]);
     }
-    return size;
+    return found;
 }
 
-const group_vectors group_vectors_vbmi2 = {find_groups, count_groups, take_symbols, gather_symbols, list_groups};
+static size_t list_long_symbols(const uint8_t *symbols, size_t count, uint32_t first_long, uint16_t *long_ones) {
+    const __m512i least = _mm512_set1_epi8((char)first_long);
+    size_t found = 0;
+    for (size_t i = 0; first_long < 256 && i < count; i += LANES)
+        found += list_lanes(lanes(count, i) & _mm512_cmpge_epu8_mask(load(symbols + i), least), i, long_ones + found);
+    return found;
+}
+
+const group_vectors group_vectors_vbmi2 = {find_groups, count_groups, take_symbols, put_symbols,
+                                           list_long_symbols};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -11,6 +11,9 @@
  * all have room for that. */
 enum { GROUP_TILE = 1024, GROUP_SLACK = 64 };
 
+/* Room for those of a tile after less than 64 that were there before. */
+enum { WAITING_SYMBOLS = 64 + GROUP_TILE + GROUP_SLACK };
+
 /* The groups of contexts, where they all lie close together: those below `first` are of the first group, those from the
  * last on of the last one. */
 typedef struct {
@@ -27,10 +30,12 @@ typedef struct group_vectors {
     /* The next symbol of the group of each element. Lists those that are `first_long` or more; how many they are. */
     size_t (*take)(const narrow_groups *table, const uint8_t *groups, size_t count, uint32_t first_long,
                    const uint8_t **next, uint8_t *symbols, uint16_t *long_ones);
-    /* The symbols of group `group` among `count`, one after the other; how many they are. */
-    size_t (*gather)(const uint8_t *groups, const uint8_t *symbols, size_t count, uint8_t group, uint8_t *out);
-    /* The groups that there are among `count`, ascending; how many. */
-    size_t (*list)(const narrow_groups *table, const uint8_t *groups, size_t count, uint8_t *present);
+    /* Appends each symbol to those of its group, of which `counts` wait already, less than 64 of each. Lists the groups
+     * that got any, ascending; how many they are. */
+    size_t (*put)(const narrow_groups *table, const uint8_t *groups, const uint8_t *symbols, size_t count,
+                  uint8_t (*waiting)[WAITING_SYMBOLS], uint32_t *counts, uint8_t *present);
+    /* Lists the symbols that are `least` or more; how many they are. */
+    size_t (*list_long)(const uint8_t *symbols, size_t count, uint32_t least, uint16_t *long_ones);
 } group_vectors;
 
 /* False if the contexts at which groups change lie too far apart. */
