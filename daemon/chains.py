@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from .state import Entry, Stage
 
-__all__ = ["dependents", "link_for", "natural", "outdated_copies"]
+__all__ = ["dependents", "link_for", "links_of", "natural", "outdated_copies"]
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
@@ -30,6 +30,20 @@ def link_for(entries: Mapping[str, Entry], name: str, limit: int) -> Entry | Non
     candidates = [entry for entry in _copies(entries) if _run(entry.name) == _run(name) and entry.links < limit]
     earlier = [entry for entry in candidates if natural(entry.name) < natural(name)]
     return max(earlier, key=lambda entry: natural(entry.name), default=None)
+
+
+def links_of(entries: Mapping[str, Entry], name: str) -> list[Entry]:
+    """The checkpoints without whose archives that of ``name`` cannot be decoded, its own link first.
+
+    Raises:
+        KeyError: one of them is not in the journal.
+    """
+    found: list[Entry] = []
+    entry = entries[name]
+    while entry.link and len(found) < entries[name].links:
+        entry = entries[entry.link]
+        found.append(entry)
+    return found
 
 
 def dependents(entries: Mapping[str, Entry], name: str) -> list[str]:

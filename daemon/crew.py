@@ -12,7 +12,7 @@ from typing import Any
 from ddct_format.errors import DdctError, HubError
 from ddct_format.hub import open_hub
 
-from .chains import dependents, link_for, outdated_copies
+from .chains import dependents, link_for, links_of, outdated_copies
 from .child import Child
 from .config import Config
 from .jobs import pack_job, publish_job, published_name, remove_job
@@ -98,8 +98,11 @@ class Crew:
 
     def remove(self, name: str) -> None:
         """Begin to remove the local original of a published checkpoint, or log why not."""
+        entries = self._ledger.entries
         try:
-            self._removing = self._start(remove_job(self._config, self._ledger.entries[name]))
+            self._removing = self._start(remove_job(self._config, entries[name], links_of(entries, name)))
+        except KeyError as error:
+            _log.warning("%s: not removed: %s, which it was packed against, is not in the journal", name, error)
         except DdctError as error:
             _log.warning("%s: not removed: %s", name, error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -78,8 +79,12 @@ def publish_job(config: Config, entry: Entry, archive: Path) -> dict[str, object
     }
 
 
-def remove_job(config: Config, entry: Entry) -> dict[str, object]:
-    """Remove the local original of a published entry."""
+def remove_job(config: Config, entry: Entry, links: Sequence[Entry]) -> dict[str, object]:
+    """Remove the local original of a published entry.
+
+    Args:
+        links: the entries whose archives are needed to decode that of ``entry``.
+    """
     return {
         "job": "remove",
         "name": entry.name,
@@ -87,8 +92,7 @@ def remove_job(config: Config, entry: Entry) -> dict[str, object]:
         "fingerprint": entry.fingerprint,
         "hub": config.hub,
         "hub_options": asdict(config.hub_options),
-        "published_name": published_name(config, entry.name),
-        "sha256": entry.published_sha256,
+        "archives": {published_name(config, each.name): each.published_sha256 for each in (entry, *links)},
         "log": str(config.state_path / "retention.log"),
         "nice": config.nice,
         "why": f"published as {published_name(config, entry.name)}, sha256 {entry.published_sha256}, read back now",

@@ -96,6 +96,13 @@ class Listing:
         unchanged = (later.kind, later.marked_unfinished) == (self.kind, self.marked_unfinished)
         return unchanged and set(later.files) <= set(self.files) and set(later.directories) <= set(self.directories)
 
+    def is_unchanged_at(self, path: Path) -> bool:
+        """Whether ``path``, to which the directory was moved, still holds the same files."""
+        files: list[FileStat] = []
+        directories: list[str] = []
+        _walk(path, "", files, directories)
+        return set(files) == set(self.files) and set(directories) == set(self.directories)
+
     @cached_property
     def fingerprint(self) -> str:
         """Equal for two listings if nothing changed in path, size, modification time and inode."""

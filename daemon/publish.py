@@ -16,8 +16,9 @@ __all__ = ["run_publish", "run_remove"]
 
 
 def run_remove(job: Mapping[str, Any]) -> dict[str, object]:
-    """Read the hub's copy back, compare it, and only then remove the original."""
-    verify_remote(job["hub"], HubOptions(**job["hub_options"]), job["published_name"], job["sha256"])
+    """Read the hub's copy back, and all that it was packed against; compare, and only then remove the original."""
+    for name, sha256 in job["archives"].items():
+        verify_remote(job["hub"], HubOptions(**job["hub_options"]), name, sha256)
     if remove_checkpoint(Path(job["watch"]), job["name"], job["fingerprint"], Path(job["log"]), job["why"]):
         return {"outcome": "removed"}
     return {"outcome": "failed", "reason": "it changed meanwhile; nothing was removed"}

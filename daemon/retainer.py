@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
+from pathlib import Path
 
 from .crew import Crew
 from .ledger import Ledger
-from .retention import RetentionPolicy, best_checkpoints, removable
+from .retention import RetentionPolicy, base_checkpoints, best_checkpoints, removable
 from .sightings import Sightings
 
 __all__ = ["Retainer"]
@@ -19,10 +21,18 @@ _PAUSE_SECONDS = 3600.0
 
 
 class Retainer:
-    """Does nothing without a policy."""
+    """Does nothing without a policy. The directories ``bases`` are never removed."""
 
-    def __init__(self, policy: RetentionPolicy | None, ledger: Ledger, sightings: Sightings, crew: Crew) -> None:
+    def __init__(
+        self,
+        policy: RetentionPolicy | None,
+        bases: Collection[Path],
+        ledger: Ledger,
+        sightings: Sightings,
+        crew: Crew,
+    ) -> None:
         self._policy = policy
+        self._bases = bases
         self._ledger = ledger
         self._sightings = sightings
         self._crew = crew
@@ -33,7 +43,8 @@ class Retainer:
         if self._policy is None or self._crew.busy:
             return
         listings, now = self._sightings.listings(), time.monotonic()
-        for name in removable(self._ledger.entries, listings, best_checkpoints(listings), self._policy):
+        needed = best_checkpoints(listings) | base_checkpoints(listings, self._bases)
+        for name in removable(self._ledger.entries, listings, needed, self._policy):
             if now < self._waits.get(name, 0.0):
                 continue
             self._waits[name] = now + _PAUSE_SECONDS

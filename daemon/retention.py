@@ -23,9 +23,10 @@ from ddct_format.hub import HubOptions, open_hub
 from .listing import Kind, Listing, list_checkpoint
 from .state import Entry, Stage
 
-__all__ = ["RetentionPolicy", "best_checkpoints", "removable", "remove_checkpoint", "verify_remote"]
+__all__ = ["RetentionPolicy", "base_checkpoints", "best_checkpoints", "removable", "remove_checkpoint", "verify_remote"]
 
 _MAX_STATE_BYTES = 256 << 20
+_REMOVING = ".tmp-removing-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +43,15 @@ class RetentionPolicy:
 
 
 def removable(
-    entries: Mapping[str, Entry], listings: Iterable[Listing], best: Collection[str], policy: RetentionPolicy
+    entries: Mapping[str, Entry], listings: Iterable[Listing], needed: Collection[str], policy: RetentionPolicy
 ) -> list[str]:
     """Names of checkpoints that may go, oldest first.
 
     A checkpoint may go if it is a Trainer's, is published exactly as it is on disk now, and neither is among the last
-    of its run, nor at a step to keep, nor named by its Trainer as the best.
+    of its run, nor at a step to keep, nor needed.
 
     Args:
-        best: names of the best checkpoints, relative to the watched directory.
+        needed: names of the best checkpoints, and of those that are bases, relative to the watched directory.
     """
     runs: dict[str, list[Listing]] = {}
     for listing in listings:
@@ -61,7 +62,7 @@ def removable(
         checkpoints.sort(key=lambda listing: listing.step or 0)
         for listing in checkpoints[: -max(1, policy.keep_last)]:
             entry, step = entries.get(listing.name), listing.step or 0
-            kept = listing.name in best or (policy.keep_every and step % policy.keep_every == 0)
+            kept = listing.name in needed or (policy.keep_every and step % policy.keep_every == 0)
             published = entry is not None and entry.stage is Stage.PUBLISHED
             if not kept and published and entry is not None and entry.fingerprint == listing.fingerprint:
                 found.append(listing.name)
@@ -85,6 +86,16 @@ def best_checkpoints(listings: Iterable[Listing]) -> set[str]:
     return best
 
 
+def base_checkpoints(listings: Iterable[Listing], bases: Collection[Path]) -> set[str]:
+    """Names of checkpoints that are, or hold, one of the bases: without it no archive can be decoded."""
+    places = [Path(os.path.realpath(base)) for base in bases]
+    return {
+        listing.name
+        for listing in listings
+        if any(place.is_relative_to(os.path.realpath(listing.path)) for place in places)
+    }
+
+
 def verify_remote(location: str, options: HubOptions, name: str, sha256: str) -> None:
     """Read back all that the hub holds under ``name``; HubError if it is not the archive with that digest."""
     hub = open_hub(location, options)
@@ -102,7 +113,8 @@ def verify_remote(location: str, options: HubOptions, name: str, sha256: str) ->
 def remove_checkpoint(watch: Path, name: str, fingerprint: str, log: Path, why: str) -> bool:
     """Remove the directory if it is still as it was published; whether it was.
 
-    It gets a hidden name first, in one step: nobody sees half a checkpoint under its own. A link is left alone.
+    It gets a hidden name first, in one step: nobody sees half a checkpoint under its own, and what somebody wrote until
+    then is found and given back. A link is left alone. What a removal that was killed left is removed, too.
 
     Raises:
         StorageError: the log cannot be written (nothing is removed then), or the directory cannot be removed.
@@ -112,13 +124,25 @@ def remove_checkpoint(watch: Path, name: str, fingerprint: str, log: Path, why: 
     if listing is None or listing.fingerprint != fingerprint or path.is_symlink():
         return False
     try:
+        for leftover in path.parent.glob(f".*{_REMOVING}????????"):
+            shutil.rmtree(leftover)
         with log.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} remove {path}: {why}\n")
             file.flush()
             os.fsync(file.fileno())
-        hidden = path.with_name(f".{path.name}.tmp-removing-{secrets.token_hex(4)}")
+        hidden = path.with_name(f".{path.name}{_REMOVING}{secrets.token_hex(4)}")
         path.rename(hidden)
+        if not listing.is_unchanged_at(hidden):
+            _give_back(hidden, path)
+            return False
         shutil.rmtree(hidden)
     except OSError as error:
         raise StorageError((error.strerror or str(error)).lower(), place=path) from error
     return True
+
+
+def _give_back(hidden: Path, path: Path) -> None:
+    try:
+        hidden.rename(path)
+    except OSError:  # somebody has made a new one
+        hidden.rename(path.with_name(f"{path.name}-kept-{secrets.token_hex(4)}"))

@@ -65,7 +65,8 @@ class _Service:
         self._ledger = Ledger(journal, self._write_metrics)
         self._sightings = Sightings()
         self._crew = Crew(config, state, self._ledger, self._selector)
-        self._retainer = Retainer(config.retention, self._ledger, self._sightings, self._crew)
+        bases = (config.base_path, *config.other_bases)
+        self._retainer = Retainer(config.retention, bases, self._ledger, self._sightings, self._crew)
         self._notifier = Notifier()
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()

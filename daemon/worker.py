@@ -12,9 +12,8 @@ Reads one JSON object in one line from standard input and writes one to standard
      "watch", "fingerprint", "nice"}
       -> {"outcome": "published", "sha256"} | {"outcome": "failed", "reason", "retry_after"}
        | {"outcome": "unlinked", "reason"}    what it was packed against is gone from the hub; to be packed again
-    {"job": "remove", "name", "watch", "fingerprint", "hub", "hub_options", "published_name", "sha256", "log", "why",
-     "nice"}
-      -> {"outcome": "removed"} | {"outcome": "failed", "reason"}     the hub's copy was read back and compared
+    {"job": "remove", "name", "watch", "fingerprint", "hub", "hub_options", "archives", "log", "why", "nice"}
+      -> {"outcome": "removed"} | {"outcome": "failed", "reason"}     the hub's copies were read back and compared
 
 When standard input ends, the daemon is dead, and so is the worker.
 """

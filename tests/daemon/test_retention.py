@@ -9,9 +9,16 @@ from pathlib import Path
 import pytest
 from daemon_world import World
 
-from ddct_daemon.listing import Kind, Listing
-from ddct_daemon.retention import RetentionPolicy, best_checkpoints, removable, remove_checkpoint
+from ddct_daemon.listing import Kind, Listing, list_checkpoint
+from ddct_daemon.retention import (
+    RetentionPolicy,
+    base_checkpoints,
+    best_checkpoints,
+    removable,
+    remove_checkpoint,
+)
 from ddct_daemon.state import Entry, Stage
+from ddct_format.hub import open_hub
 
 POLICY = RetentionPolicy(keep_last=2, dry_run=False)
 
@@ -85,6 +92,57 @@ def test_nothing_is_removed_without_a_log_or_after_a_change(tmp_path: Path) -> N
     assert not (tmp_path / "log").exists()
 
 
+def test_a_checkpoint_that_is_a_base_stays(tmp_path: Path) -> None:
+    listings = [replace(listing(step), path=tmp_path / f"run/checkpoint-{step}") for step in (1, 10, 100)]
+    for each in listings:
+        (each.path / "model").mkdir(parents=True)
+    (tmp_path / "base").symlink_to(listings[0].path)
+    assert base_checkpoints(listings, [tmp_path / "elsewhere"]) == set()
+    bases = [tmp_path / "base", listings[1].path / "model"]
+    assert base_checkpoints(listings, bases) == {"run/checkpoint-1", "run/checkpoint-10"}
+
+
+def checkpoint_on_disk(watch: Path) -> tuple[Path, str]:
+    path = watch / "run" / "checkpoint-1"
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"weights")
+    found = list_checkpoint(watch, "run/checkpoint-1")
+    assert found is not None
+    return path, found.fingerprint
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_what_is_written_until_it_has_another_name_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_anew: bool
+) -> None:
+    path, fingerprint = checkpoint_on_disk(tmp_path)
+    rename = Path.rename
+
+    def write_first(source: Path, target: Path) -> Path:
+        if source == path:
+            (path / "optimizer.pt").write_bytes(b"more")
+        result = rename(source, target)
+        if source == path and made_anew:
+            path.mkdir()
+            (path / "model.safetensors").write_bytes(b"others")
+        return result
+
+    monkeypatch.setattr(Path, "rename", write_first)
+    assert not remove_checkpoint(tmp_path, "run/checkpoint-1", fingerprint, tmp_path / "log", "why")
+    found = sorted(file.read_bytes() for file in path.parent.glob("checkpoint-1*/*"))
+    assert found == [b"more", *([b"others"] if made_anew else []), b"weights"]
+    assert not list(path.parent.glob(".*"))
+
+
+def test_what_a_killed_removal_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    path, fingerprint = checkpoint_on_disk(tmp_path)
+    leftover = path.with_name(".checkpoint-0.tmp-removing-0123abcd")
+    leftover.mkdir()
+    (leftover / "optimizer.pt").write_bytes(b"large")
+    assert remove_checkpoint(tmp_path, "run/checkpoint-1", fingerprint, tmp_path / "log", "why")
+    assert not list(path.parent.iterdir())
+
+
 def configure(world: World, dry_run: str) -> None:
     world.configure(more=f"[retention]\nkeep_last = 1\ndry_run = {dry_run}")
 
@@ -138,3 +196,19 @@ def test_nothing_is_removed_if_the_hub_has_lost_or_damaged_it(world: World, dama
     world.stop()
     assert len(list(world.runs.iterdir())) == 2
     assert not (world.state / "retention.log").exists()
+
+
+def test_nothing_is_removed_if_the_hub_has_lost_what_it_was_packed_against(world: World) -> None:
+    world.configure(chain=3)
+    world.start()
+    for step in (1, 2, 3):
+        world.write(f"checkpoint-{step}", step)
+        world.wait_for_stage(f"checkpoint-{step}", "published")
+    world.stop()
+    assert world.rows()["checkpoint-2"]["link"] == "checkpoint-1"
+    open_hub(str(world.hub)).remove("my-run/checkpoint-1")
+    world.configure(chain=3, more="[retention]\nkeep_last = 1\ndry_run = false")
+    world.start()
+    world.wait_for(lambda: "checkpoint-2: not removed" in world.log.read_text(), "the refusal")
+    world.stop()
+    assert len(list(world.runs.iterdir())) == 3
