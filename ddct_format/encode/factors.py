@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ __all__ = ["RANK_LIMIT", "WHOLE", "Factors", "factorise"]
 RANK_LIMIT = 64
 """Every term costs the decoder a multiplication per weight."""
 _OVERSAMPLING = 8
-_POWER_ITERATIONS = 2
+_POWER_ITERATIONS = 1
 WHOLE = 1 << 22
 """Up to so many weights a matrix is decomposed as a whole. Of a larger one a sample of rows tells the directions, which
 one power iteration over all rows then makes precise (spec/adr/0501-one-pass-analysis.md)."""
@@ -126,8 +127,7 @@ def _power(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, vec
 
 def _directions(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, width: int) -> tuple[Matrix, int]:
     """Orthonormal right vectors, the strongest first, and how many of them rise above the noise."""
-    random = np.random.default_rng(0)
-    vectors = random.standard_normal((pair.cols, min(width, pair.rows, pair.cols)), dtype=np.float32)
+    vectors = _signs(pair.cols, min(width, pair.rows, pair.cols))
     for _ in range(_POWER_ITERATIONS):
         vectors = _orthonormal(_power(pair, scale, encoder, workspace, vectors).returned)
     step = _power(pair, scale, encoder, workspace, vectors)
@@ -138,25 +138,46 @@ def _directions(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace
     return vectors, int(np.count_nonzero(np.square(values) > _NOISE_EDGE * edge))
 
 
+def _signs(rows: int, cols: int) -> Matrix:
+    """1 and -1 at random, always the same: as good a beginning as normal numbers, and cheaper."""
+    bits = np.random.default_rng(0).integers(0, 256, -(-rows * cols // 8), dtype=np.uint8)
+    signs = np.unpackbits(bits, count=rows * cols).astype(np.float32)
+    signs *= 2
+    signs -= 1
+    return signs.reshape(rows, cols)
+
+
 def _orthonormal(columns: Matrix) -> Matrix:
     """An orthonormal basis of what these columns span, but for what single precision does not see of it."""
-    exact = columns.astype(np.float64)
-    energies, turn = np.linalg.eigh(exact.T @ exact)
-    used = energies > max(float(energies.max(initial=0.0)) * 1e-12, np.finfo(np.float64).tiny)
-    result: Matrix = (exact @ (turn[:, used] / np.sqrt(energies[used]))).astype(np.float32)
+    result: Matrix = columns @ _whitening(_gram(columns), 1e-12).astype(np.float32)
     return result
 
 
 def _decompose(projected: Matrix, returned: Matrix, limit: int) -> tuple[npt.NDArray[np.float64], Matrix, Matrix]:
     """Singular values and vectors of Q·Qᵀ·M, Q spanning the columns of M·V, given M·V and Mᵀ·M·V."""
-    small = projected.T.astype(np.float64) @ projected
-    energies, turn = np.linalg.eigh(small)
-    used = energies > max(float(energies.max(initial=0.0)) * 1e-10, np.finfo(np.float64).tiny)
-    to_basis = turn[:, used] / np.sqrt(energies[used])
-    other = returned @ to_basis
-    energies, turn = np.linalg.eigh(other.T @ other)
+    to_basis = _whitening(_gram(projected), 1e-10)
+    energies, turn = np.linalg.eigh(to_basis.T @ _gram(returned) @ to_basis)
     strongest = np.argsort(-energies, kind="stable")[:limit]
     strongest = strongest[energies[strongest] > 0]
     values = np.sqrt(energies[strongest])
-    left = projected @ (to_basis @ turn[:, strongest]).astype(np.float32)
-    return values, left, (other @ turn[:, strongest] / values).astype(np.float32)
+    turn = to_basis @ turn[:, strongest]
+    return values, projected @ turn.astype(np.float32), returned @ (turn / values).astype(np.float32)
+
+
+def _gram(columns: Matrix) -> npt.NDArray[np.float64]:
+    exact = columns.astype(np.float64)
+    result: npt.NDArray[np.float64] = exact.T @ exact
+    return result
+
+
+def _whitening(gram: npt.NDArray[np.float64], smallest: float) -> npt.NDArray[np.float64]:
+    """W with WᵀGW = 1, of as many columns as there are directions with this share of the largest one's energy."""
+    with suppress(np.linalg.LinAlgError):
+        root = np.linalg.cholesky(gram)
+        sides = np.diagonal(root)
+        if sides.size and sides.min() ** 2 > smallest * sides.max() ** 2:
+            return np.linalg.inv(root).T
+    energies, turn = np.linalg.eigh(gram)
+    used = energies > max(float(energies.max(initial=0.0)) * smallest, np.finfo(np.float64).tiny)
+    result: npt.NDArray[np.float64] = turn[:, used] / np.sqrt(energies[used])
+    return result

@@ -7,6 +7,7 @@ there anyway (spec/adr/0101-low-rank-part.md).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from math import log
 
@@ -22,6 +23,8 @@ _DEAD_ZONE = 0.1
 _FINEST_MULTIPLIER = 64
 """Of the smallest term: its scale is then met within 1 %."""
 _LARGEST = 127
+_SINGULAR = 1e-4
+"""Of what is left of a column beside those before it, the share below which it counts as one of their combinations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def quantise_low_rank(factors: Factors, rows: int, step: float) -> LowRankPart |
     projected = factors.project(decoded_right)
     # Refitting one side after the other was rounded takes back most of that side's error.
     gram = (decoded_right.T @ decoded_right).astype(np.float64)
-    fitted = projected @ np.linalg.pinv(gram, hermitian=True).astype(np.float32)
+    fitted = projected @ _inverse(gram).astype(np.float32)
     left_steps = np.maximum(step, np.abs(fitted).max(axis=0, initial=0) / _LARGEST)
     left = _round(fitted, left_steps)
     products = right_steps * left_steps
@@ -71,7 +74,7 @@ def quantise_low_rank(factors: Factors, rows: int, step: float) -> LowRankPart |
     decoded_left = left * left_steps.astype(np.float32)
     normal = (decoded_left.T @ decoded_left) * gram
     aligned = np.einsum("ij,ij->j", decoded_left, projected, dtype=np.float64)
-    products = products * np.clip(np.linalg.pinv(normal, hermitian=True) @ aligned, 0.5, 2.0)
+    products = products * np.clip(_inverse(normal) @ aligned, 0.5, 2.0)
 
     # Multipliers of 64 and more, unless that would break the limit on their sum.
     scale = max(products.min() / _FINEST_MULTIPLIER, products.sum() / (MAX_MULTIPLIER_SUM - products.size))
@@ -107,6 +110,18 @@ def _worthwhile(values: npt.NDArray[np.float64], shape: tuple[int, ...], step: f
     saved_bits = energies / (2 * log(2) * np.maximum(variance, 1e-9))
     pays = (energies > length * step * step) & (saved_bits > own_bits)
     return int(np.argmin(pays)) if not pays.all() else pays.size
+
+
+def _inverse(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Of a positive semidefinite matrix; the pseudoinverse where it is nearly singular."""
+    scale = 1 / np.sqrt(np.maximum(np.diagonal(gram), np.finfo(np.float64).tiny))
+    with suppress(np.linalg.LinAlgError):
+        root = np.linalg.cholesky(gram * scale * scale[:, None])
+        if np.diagonal(root).min() > _SINGULAR:
+            half = np.linalg.inv(root) * scale
+            result: npt.NDArray[np.float64] = half.T @ half
+            return result
+    return np.linalg.pinv(gram, hermitian=True).astype(np.float64, copy=False)
 
 
 def _round(values: npt.NDArray[np.float32], steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
