@@ -83,6 +83,7 @@ class Crew:
             self._packing = self._start(
                 job, threads=config.threads, device=config.device, gpu_memory=config.gpu_memory_bytes
             )
+            self._state.remove_archive(entry.archive)  # of a checkpoint that was submitted anew before it was published
         except DdctError as error:
             self._ledger.fail(entry, str(error))
 

@@ -24,7 +24,8 @@ def command() -> None:
 
 @command.command(name="run")
 @_config_option
-def run_command(config: Path) -> None:
+@json_option
+def run_command(config: Path, as_json: bool) -> None:
     """Run in the foreground until SIGTERM or Ctrl-C."""
     from ddct_daemon.config import load_config
     from ddct_daemon.log import log_to_stderr
@@ -33,6 +34,8 @@ def run_command(config: Path) -> None:
     settings = load_config(config)
     log_to_stderr()
     run(settings)
+    if as_json:
+        print_json({"outcome": "stopped"})
 
 
 @command.command(name="status")
@@ -58,32 +61,36 @@ def status_command(config: Path, as_json: bool) -> None:
 
 @command.command(name="submit")
 @_config_option
+@json_option
 @click.argument("path", type=click.Path(path_type=Path))
-def submit_command(config: Path, path: Path) -> None:
+def submit_command(config: Path, path: Path, as_json: bool) -> None:
     """Tell the daemon that the checkpoint PATH is finished: no waiting, and no end marker needed."""
-    _ask(config, {"command": "submit", "path": str(path.absolute())})
+    _show(_ask(config, {"command": "submit", "path": str(path.absolute())}), as_json)
 
 
 @command.command(name="pause")
 @_config_option
-def pause_command(config: Path) -> None:
+@json_option
+def pause_command(config: Path, as_json: bool) -> None:
     """Begin no new pack and no new upload, until `resume`; a restart does not end it."""
-    _ask(config, {"command": "pause"})
+    _show(_ask(config, {"command": "pause"}), as_json)
 
 
 @command.command(name="resume")
 @_config_option
-def resume_command(config: Path) -> None:
+@json_option
+def resume_command(config: Path, as_json: bool) -> None:
     """End a pause."""
-    _ask(config, {"command": "resume"})
+    _show(_ask(config, {"command": "resume"}), as_json)
 
 
 @command.command(name="drain")
 @_config_option
+@json_option
 @click.option(
     "--timeout", type=click.FloatRange(min=0), default=600, show_default=True, help="Seconds to wait at most."
 )
-def drain_command(config: Path, timeout: float) -> None:
+def drain_command(config: Path, timeout: float, as_json: bool) -> None:
     """Wait until every finished checkpoint is published; exit status 14 if that takes too long.
 
     For Slurm epilogs and preStop hooks. Failures are tried again at once.
@@ -99,6 +106,12 @@ def drain_command(config: Path, timeout: float) -> None:
             raise NotDrainedError(f"not published in time: {', '.join(answer['pending'])}", place=config)
         time.sleep(0.2)
         answer = _ask(config, {"command": "status"})
+    _show(answer, as_json)
+
+
+def _show(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
 
 
 def _ask(config: Path, request: dict[str, Any]) -> dict[str, Any]:

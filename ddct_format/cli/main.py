@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from .. import __version__
-from ..errors import DdctError
+from ..errors import BudgetError, DdctError, StorageError
 
 __all__ = ["cli", "main"]
 
@@ -64,17 +65,31 @@ def main() -> None:
         status: Any = cli.main(prog_name="ddct", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except DdctError as error:
-        _report(error)
-        sys.exit(error.exit_status)
+        _end(error)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _end(error)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("ddct: interrupted", err=True)
-        sys.exit(130)
+        _end(None)
+    except MemoryError:
+        _end(BudgetError("the machine has no memory left"))
+    except OSError as error:  # of what is printed, say: all else is told by where it happens
+        _end(StorageError((error.strerror or str(error)).lower(), place=error.filename))
 
 
-def _report(error: DdctError) -> None:
-    click.echo(f"ddct: error: {error}", err=True)
-    if "--json" in sys.argv:
-        click.echo(json.dumps({"error": error.as_dict()}))
+def _end(error: DdctError | click.ClickException | None) -> NoReturn:
+    """Say what is wrong, or that it was interrupted, and exit."""
+    told: dict[str, object] = {"code": "interrupted", "reason": "interrupted", "exit_status": 130}
+    if isinstance(error, DdctError):
+        told = error.as_dict()
+    elif error is not None:
+        told = {"code": "usage", "reason": error.format_message(), "exit_status": error.exit_code}
+    with contextlib.suppress(OSError):
+        if isinstance(error, click.ClickException):
+            error.show()
+        else:
+            click.echo("ddct: interrupted" if error is None else f"ddct: error: {error}", err=True)
+        if "--json" in sys.argv:
+            click.echo(json.dumps({"error": {"place": None, "tensor": None, **told}}))
+    # What could not be written would be tried once more at the end, with an exit status of its own.
+    sys.stdout = sys.stderr = None
+    sys.exit(int(str(told["exit_status"])))

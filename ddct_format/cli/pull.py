@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .hub_options import HUB_HELP, hub_options
+from .options import device_option, resource_options
 from .output import format_bytes, json_option, print_json, print_table, show_progress
 
 __all__ = ["command"]
@@ -32,6 +33,8 @@ __all__ = ["command"]
     help="Restore published optimizer state and other pickles, too; trust their maker before you load them.",
 )
 @hub_options
+@device_option
+@resource_options
 @json_option
 def command(
     hub: str,
@@ -42,6 +45,10 @@ def command(
     training_state: bool,
     endpoint: str | None,
     token_file: str | None,
+    device: str,
+    threads: int | None,
+    memory: int,
+    drop_cache: bool,
     as_json: bool,
 ) -> None:
     from ..checkpoint import open_checkpoint
@@ -57,6 +64,10 @@ def command(
         out,
         lossy=lossy,
         training_state=training_state,
+        device=device,
+        threads=threads,
+        memory=memory,
+        drop_cache=drop_cache,
         progress=show_progress(as_json),
     )
     if as_json:

@@ -14,6 +14,7 @@ from ddct_format.hub.interface import Hub
 from ddct_format.hub.links import Links, fetch_links
 from ddct_format.hub.pointer import Pointer
 from ddct_format.hub.transfer import describe_archive
+from ddct_format.pipeline.parallel import DEFAULT_MEMORY
 
 __all__ = ["PullReport", "pull"]
 
@@ -63,6 +64,10 @@ def pull(
     *,
     lossy: bool = False,
     training_state: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    drop_cache: bool = False,
     progress: Progress | None = None,
 ) -> PullReport:
     """Fetch the archive that ``name`` stands for and decode it against ``base`` into the new ``out``.
@@ -74,7 +79,7 @@ def pull(
     Args:
         lossy: fetch and decode the first layer of each tensor only. If the archive has more, what was fetched stays,
             and a pull without ``lossy`` fetches only the rest.
-        training_state: as ``ddct_format.unpack``.
+        training_state, device, threads, memory, drop_cache: as ``ddct_format.unpack``.
 
     Raises:
         HubError: no such name, or the hub's bytes are not what its pointer promises.
@@ -110,6 +115,10 @@ def pull(
                 lossy=lossy,
                 links=links.archives,
                 training_state=training_state,
+                device=device,
+                threads=threads,
+                memory=memory,
+                drop_cache=drop_cache,
                 progress=progress,
             )
         except DdctError as error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +149,55 @@ def test_usage_errors_exit_with_2(models: Path) -> None:
     assert ddct("pack").returncode == 2
     assert ddct("pack", "a", "b", "c", "--preset", "nonsense").returncode == 2
     assert ddct("nonsense").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("pack",), ("pack", "a", "b", "c", "--threads", "0"), ("nonsense",), ("unpack", "a", "b", "--unknown")],
+)
+def test_usage_errors_speak_json_too(arguments: tuple[str, ...]) -> None:
+    result = ddct(*arguments, "--json")
+    error = json.loads(result.stdout)["error"]
+    assert (result.returncode, error["code"], error["exit_status"]) == (2, "usage", 2)
+    assert error["reason"] and error["reason"] in " ".join(result.stderr.split())
+
+
+def test_an_interrupt_speaks_json_too(models: Path, tmp_path: Path) -> None:
+    script = f'import time; open("{tmp_path}/started", "w"); time.sleep(60)'
+    command = [sys.executable, "-m", "ddct_format", "pack", models / "base", models / "tuned", tmp_path / "t.ddct"]
+    with subprocess.Popen(
+        [*command, "--preset", "paper", "--eval", shlex.join([sys.executable, "-c", script]), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "started").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, words = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert json.loads(out)["error"]["code"] == "interrupted"
+    assert words.strip() == "ddct: interrupted"
+    assert [path.name for path in tmp_path.iterdir()] == ["started"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_what_cannot_be_printed_is_a_refusal_of_the_system(models: Path, more: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "ddct_format", "inspect", str(models / "tuned.ddct"), *more]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 10
+    assert result.stderr == "ddct: error: no space left on device\n"
+
+
+@pytest.mark.parametrize("command", ["pack", "unpack", "verify", "sweep", "report", "pull"])
+def test_all_that_works_long_can_be_held_back(command: str) -> None:
+    shown = ddct(command, "--help").stdout
+    for option in ("--threads", "--memory", "--drop-cache", "--nice", "--device", "--gpu-memory", "--json"):
+        assert option in shown
 
 
 def test_help_and_version() -> None:

@@ -41,7 +41,7 @@ def test_a_submitted_checkpoint_needs_no_end_marker_and_no_wait(world: World, co
     write_model(world.runs / "final", tuned_tensors(1))
     world.start()
     world.wait_for_stage("final", "seen")
-    assert command("submit", world.runs / "final").returncode == 0
+    assert json.loads(command("submit", world.runs / "final", "--json").stdout)["pending"] == ["final"]
     world.wait_for_stage("final", "published")
     for path, reason in ((world.root, "is not below"), (world.runs / "nothing", "no checkpoint that the daemon sees")):
         refused = command("submit", path)
@@ -53,7 +53,7 @@ def test_a_submitted_checkpoint_needs_no_end_marker_and_no_wait(world: World, co
 def test_a_pause_holds_over_a_restart_until_it_is_resumed(world: World, command: Command) -> None:
     world.start()
     world.wait_until_ready()
-    assert command("pause").returncode == 0
+    assert json.loads(command("pause", "--json").stdout) == {"paused": True, "pending": []}
     world.write("checkpoint-1", 1)
     world.wait_for(lambda: "checkpoint-1" in world.rows(), "a sighting")
     world.stop()
@@ -63,7 +63,7 @@ def test_a_pause_holds_over_a_restart_until_it_is_resumed(world: World, command:
     assert "paused" in command("status").stdout.splitlines()[0]
     assert command("drain", "--timeout", "30").returncode == 12
     assert world.stage("checkpoint-1") == "seen"
-    assert command("resume").returncode == 0
+    assert json.loads(command("resume", "--json").stdout)["paused"] is False
     world.wait_for_stage("checkpoint-1", "published")
     world.stop()
 
@@ -79,8 +79,9 @@ def test_drain_returns_when_all_is_published_and_fails_when_it_is_not_in_time(wo
     assert world.stage("checkpoint-1") == "published"
     world.hub.rename(world.root / "unplugged")
     world.write("checkpoint-3", 3)
-    late = command("drain", "--timeout", "3")
+    late = command("drain", "--timeout", "3", "--json")
     assert late.returncode == 14
+    assert json.loads(late.stdout)["error"]["code"] == "not-drained"
     assert "checkpoint-3" in late.stderr
     world.stop()
 
