@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..backends.encoder import Encoder
 from ..codec.floats import FLOAT_WIDTHS
-from ..codec.symbols import pack_sparse
 from ..codec.ulp import KEYS_PER_OCTAVE, UlpParams
 from ..container.zstd_frame import compress
-from .packing import pack_runs
+from .packing import pack_runs, pack_sparse_bytes
 from .pair import TensorData
 from .sampling import spread_rows
 from .ulp_pair import UlpPair
 from .workspace import Workspace
 
-__all__ = ["ExactPlan", "Kinds", "encode_exact", "plan_exact"]
+__all__ = ["ExactPlan", "Kinds", "encode_exact", "plan_exact", "price_kinds"]
 
 _TABLE_BITS = 250
 _SYMBOL_BITS = 6
 """What a group costs beside the entropy of its symbols: a block, and each symbol that its Huffman table names."""
+_SEEMING_BITS = 0.72
+"""A sample looks more orderly than the whole, by half a nat for each symbol that it names (Miller and Madow 1955)."""
 _LEAST_ZEROS = 0.35
 """Below this share of zeros, runs never pay."""
 _KEY_ROUNDS = 3
 _MAX_GROUPS = 48
 """More would save a few hundredths of a per cent, and take every reader time."""
-_SAMPLE = 1 << 17
+_SAMPLE = 1 << 16
 _PIECE = 8 << 20
 _SCALE_WEIGHTS = 1 << 18
 _COUNTED_WEIGHTS = 1 << 20
@@ -110,23 +110,46 @@ def plan_exact(
     pair = _pair(before, target, cols, encoder)
     candidates = [kinds] if kinds is not None else _candidates(pair.rows, cols)
     scales = _scales(pair, workspace) if any(any(kind) for kind in candidates) else None
-    counted, weight, rows = pair, 1.0, slice(None)
+    counted, weight, rows = pair, 1.0, None
     if pair.rows * cols > 2 * _COUNTED_WEIGHTS:
         rows = spread_rows(pair.rows, max(1, _COUNTED_WEIGHTS // cols), 1)
         counted, weight = pair.take(rows), pair.rows / rows.size
     best: ExactPlan | None = None
     for kind in candidates:
         row_keys, col_keys = _keys(scales, kind)
-        contexts, counts = counted.count(row_keys[rows] if kind[0] else row_keys, col_keys)
+        contexts, counts = counted.count(row_keys if rows is None or not kind[0] else row_keys[rows], col_keys)
         bounds, bits = _group(contexts, counts, weight)
-        bits += _entropy_bits(np.bincount(row_keys)) + _entropy_bits(np.bincount(col_keys))
-        bits += _TABLE_BITS * (bool(row_keys.size) + bool(col_keys.size))
+        bits += _key_bits(row_keys) + _key_bits(col_keys)
         params = replace(pair.plain, bounds=bounds, row_keys=kind[0], col_keys=kind[1])
         bits += weight * float(counts.sum(axis=0) @ params.extra_bits())
         if best is None or bits / 8 < best.size:
             best = ExactPlan(params, row_keys, col_keys, bits / 8)
     assert best is not None
     return best
+
+
+def price_kinds(
+    before: TensorData, target: TensorData, cols: int, encoder: Encoder, workspace: Workspace, weight: float
+) -> tuple[Kinds, float]:
+    """Which keys a tensor should have, and about how many bytes its layer then takes, from a sample of its rows.
+
+    Args:
+        before, target, cols, encoder, workspace: see :func:`encode_exact`, of the sample.
+        weight: how many times as many rows there are in all.
+    """
+    pair = _pair(before, target, cols, encoder)
+    scales = _scales(pair, workspace)
+    prices = {}
+    for kind in _candidates(pair.rows, cols):
+        row_keys, col_keys = _keys(scales, kind)
+        _, counts = pair.count(row_keys, col_keys)
+        of_symbols = counts[:, counts.any(axis=0)].astype(np.float64)
+        # Every context by itself: in a large tensor, what merging them saves is little, and the same for all kinds.
+        bits = float(_entropies(of_symbols).sum()) + _SEEMING_BITS * np.count_nonzero(of_symbols)
+        bits += float(counts.sum(axis=0) @ pair.plain.extra_bits()) + _key_bits(row_keys)
+        prices[kind] = (bits * weight + _key_bits(col_keys)) / 8
+    best = min(prices, key=lambda kind: prices[kind])
+    return best, prices[best]
 
 
 def _pair(before: TensorData, target: TensorData, cols: int, encoder: Encoder) -> UlpPair:
@@ -177,9 +200,8 @@ def _group(present: npt.NDArray[np.intp], counts: Counts, weight: float) -> tupl
         counts: [contexts, symbols], of a sample.
         weight: how many times as many elements there are in all.
     """
-    matrix = counts[:, counts.any(axis=0)] * weight
-    # A sample looks more orderly than the whole: by half a nat for each symbol that it names (Miller and Madow 1955).
-    symbol_bits = _SYMBOL_BITS + 0.72 * (weight - 1)
+    matrix: Histogram = counts[:, counts.any(axis=0)].astype(np.float64) * weight
+    symbol_bits = _SYMBOL_BITS + _SEEMING_BITS * (weight - 1)
     firsts, costs = present, _table_costs(matrix, symbol_bits)
     gains = _gains(matrix, costs, np.arange(len(matrix) - 1), symbol_bits)
     while gains.size and (gains.max() > 0 or firsts.size > _MAX_GROUPS):
@@ -208,16 +230,20 @@ def _gains(matrix: Histogram, costs: Histogram, firsts: npt.NDArray[np.intp], sy
 
 def _table_costs(counts: Histogram, symbol_bits: float) -> Histogram:
     """Bits of each group, from its row of counts."""
-    totals = counts.sum(axis=1)
-    bits = totals * np.log2(np.maximum(totals, 1)) - (counts * np.log2(np.maximum(counts, 1))).sum(axis=1)
-    costs: Histogram = bits + _TABLE_BITS + symbol_bits * np.count_nonzero(counts, axis=1)
+    costs: Histogram = _entropies(counts) + _TABLE_BITS + symbol_bits * np.count_nonzero(counts, axis=1)
     return costs
 
 
-def _entropy_bits(counts: npt.NDArray[Any]) -> float:
-    used = counts[counts > 0].astype(np.float64)
-    total = used.sum()
-    return float(total * np.log2(total) - (used * np.log2(used)).sum()) if used.size else 0.0
+def _entropies(counts: Histogram) -> Histogram:
+    """Bits of the symbols that each row counts."""
+    totals = counts.sum(axis=1)
+    bits: Histogram = totals * np.log2(np.maximum(totals, 1)) - (counts * np.log2(np.maximum(counts, 1))).sum(axis=1)
+    return bits
+
+
+def _key_bits(keys: Keys) -> float:
+    """Of the keys of all rows, or columns."""
+    return float(_entropies(np.bincount(keys)[None].astype(np.float64))[0]) + _TABLE_BITS if keys.size else 0.0
 
 
 def _write_group(symbols: Bytes, workspace: Workspace) -> tuple[Bytes | None, Bytes]:
@@ -230,7 +256,7 @@ def _write_group(symbols: Bytes, workspace: Workspace) -> tuple[Bytes | None, By
     if not symbols.size or zeros < _LEAST_ZEROS * symbols.size:
         return None, symbols
     sample = symbols[:_SAMPLE]
-    runs, values = pack_sparse(sample, 256)
+    runs, values = pack_sparse_bytes(sample)
     sizes = [len(compress(part, effort="entropy")) for part in (runs, values, sample)]
     if sizes[0] + sizes[1] + 4 >= sizes[2]:
         return None, symbols

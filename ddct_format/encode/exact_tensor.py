@@ -14,7 +14,7 @@ from ..container.dtypes import DTYPE_BITS
 from ..container.zstd_frame import compress
 from .blocks import share_blocks
 from .delta import EncodedDelta
-from .exact import ExactPlan, Kinds, encode_exact, plan_exact
+from .exact import ExactPlan, Kinds, encode_exact, plan_exact, price_kinds
 from .exact_low_rank import CHEAP_RANKS, MOST_RANKS, UnitCounts, encode_low_rank, take_rows
 from .factors import factorise
 from .pair import Pair, TensorData
@@ -29,8 +29,10 @@ _SMALLEST_SIDE = 16
 """A narrower matrix has no low-rank part to speak of."""
 _FRACTION_BITS = {"BF16": 7, "F16": 10, "F32": 23}
 
-_WHOLE = 1 << 20
+_WHOLE = 1 << 19
 """Weights, up to which both ways are tried on the whole tensor; beyond it a sample of rows decides."""
+_DECOMPOSED = 1 << 20
+"""Weights of a matrix that is decomposed as a whole."""
 _SAMPLE_ROWS = 64
 _SAMPLE_WEIGHTS = 1 << 18
 _SURELY_SMALLER = 0.6
@@ -66,11 +68,12 @@ def encode_exactly(
     if base is None or not float_pair(base, target) or not target.data.size:
         return carry(target, target_digest, workspace)
     pair = Pair(base, target, (target.data.size * 8 // DTYPE_BITS[target.dtype] // cols, cols))
-    sums = sum_delta(pair, backend, workspace)
-    energy = sums.energy if sums.finite else 0.0
-    predicted = None
-    if lossy is None and energy > 0 and min(pair.cols, pair.rows) >= _SMALLEST_SIDE:
-        predicted = _low_rank(pair, sums.largest, backend, workspace)
+    predicted, energy = None, None
+    if lossy is None and min(pair.cols, pair.rows) >= _SMALLEST_SIDE:
+        predicted, energy = _low_rank(pair, backend, workspace)
+    if energy is None:
+        sums = sum_delta(pair, backend, workspace)
+        energy = sums.energy if sums.finite else 0.0
     kinds = None
     if pair.elements > _WHOLE:
         sample = spread_rows(pair.rows, max(_SAMPLE_ROWS, _SAMPLE_WEIGHTS // cols), 1)
@@ -101,22 +104,22 @@ def _decide(
     workspace: Workspace,
 ) -> tuple[bool, Kinds]:
     """From a sample: whether the exact layer does better without the prediction, and which keys it should have."""
-    alone = plan_exact(sample.base, sample.target, sample.cols, backend, workspace)
+    kinds, size = price_kinds(sample.base, sample.target, sample.cols, backend, workspace, weight)
     part = None if predicted is None else take_rows(predicted, rows)
     first = _first_layer(sample, part, backend, workspace)
     if predicted is not None and first is not None:
         before = _after(first, sample.target, workspace)
-        after = plan_exact(before, sample.target, sample.cols, backend, workspace)
-        if after.size * weight + _stored_size(share_blocks(predicted.sections)) < alone.size * weight:
-            return False, after.kinds
-    return True, alone.kinds
+        after, size_after = price_kinds(before, sample.target, sample.cols, backend, workspace, weight)
+        if size_after + _stored_size(share_blocks(predicted.sections)) < size:
+            return False, after
+    return True, kinds
 
 
 def _first_layer(
     pair: Pair, predicted: EncodedDelta | None, backend: Backend, workspace: Workspace
 ) -> EncodedLayer | None:
-    """The low-rank layer with its result; None if there is none, or it leads beyond the type's range."""
-    applied = None if predicted is None else apply_delta(pair, predicted, backend, workspace)
+    """The low-rank layer with its result; None if there is none, or a scale is beyond its type's range."""
+    applied = None if predicted is None else apply_delta(pair, predicted, backend, workspace, measured=False)
     return None if applied is None else applied[0]
 
 
@@ -137,24 +140,31 @@ def _exact_layer(
     return EncodedLayer(ulp.NAME, params.as_json(), sections, digest, effort="entropy")
 
 
-def _low_rank(pair: Pair, largest: float, backend: Backend, workspace: Workspace) -> EncodedDelta | None:
-    power = int(np.frexp(largest)[1])
-    if not -_LARGEST_POWER < power < _LARGEST_POWER:
-        return None
-    factors = factorise(pair, 2.0**-power, backend, workspace, MOST_RANKS, CHEAP_RANKS, whole=_WHOLE)
-    return encode_low_rank(factors, power, _count_units(pair))
-
-
-def _count_units(pair: Pair) -> UnitCounts:
-    """Sizes of a unit in the last place, from some rows."""
-    dtype = pair.target.dtype
+def _low_rank(pair: Pair, backend: Backend, workspace: Workspace) -> tuple[EncodedDelta | None, float | None]:
+    """The low-rank layer that pays, if any does, and the delta's energy, if it was found on the way."""
     sample = pair.take(spread_rows(pair.rows, max(_SAMPLE_ROWS, _SAMPLE_WEIGHTS // pair.cols), 1))
+    sums = sum_delta(sample, backend, workspace)
+    # It only keeps squares within their type's range: any row will do, but for one without changes.
+    power = int(np.frexp(sums.largest)[1]) if sums.finite else 0
+    if not 0 < sums.largest < np.inf or not -_LARGEST_POWER < power < _LARGEST_POWER:
+        return None, None
+    try:
+        factors = factorise(pair, 2.0**-power, backend, workspace, MOST_RANKS, CHEAP_RANKS, whole=_DECOMPOSED)
+    except FloatingPointError:
+        return None, None
+    energy = float(np.ldexp(factors.row_squares.sum(), 2 * power))
+    return encode_low_rank(factors, power, _count_units(sample, pair.elements)), energy
+
+
+def _count_units(sample: Pair, elements: int) -> UnitCounts:
+    """Sizes of a unit in the last place, from some rows of a tensor of so many elements."""
+    dtype = sample.target.dtype
     values = np.abs(float32_from_bytes(sample.target.data, dtype))
     least = 2.0**-14 if dtype == "F16" else 2.0**-126
     exponents = np.frexp(np.maximum(values, np.float32(least)))[1]
     found, counts = np.unique(exponents, return_counts=True)
     units: npt.NDArray[np.float64] = np.ldexp(np.float64(1), found - 1 - _FRACTION_BITS[dtype])
-    return units, counts.astype(np.float64) * (pair.elements / values.size)
+    return units, counts.astype(np.float64) * (elements / values.size)
 
 
 def _columns(shape: tuple[int, ...]) -> int:

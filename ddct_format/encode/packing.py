@@ -7,16 +7,19 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from .. import native
 from ..backends.encoder import Encoder
 from ..codec.symbols import pack_sparse, pack_symbols, packed_size, symbols_per_byte
 from .workspace import Workspace
 
-__all__ = ["pack_class", "pack_runs"]
+__all__ = ["pack_class", "pack_runs", "pack_sparse_bytes"]
 
 _PART = 8 << 20
 _RUNS_PART = 4 << 20
 """Symbols; the latter where each takes several bytes on the way."""
 _LONG_RUN = 255
+_BLOCK = 1024
+"""Symbols that the core takes at a time."""
 _BYTES, _ALL_BYTES = 255, 256
 """Of so many symbols a value takes a byte of its own."""
 
@@ -68,11 +71,21 @@ def pack_runs(symbols: Bytes, values: int, workspace: Workspace, part: int = _RU
     others = _Output(workspace, values)
     for start in range(0, symbols.size, part):
         piece = symbols[start : start + part]
-        found = pack_sparse(piece, _ALL_BYTES)
+        found = pack_sparse_bytes(piece)
         runs.add(found[0], piece.size)
         others.add(found[1])
         workspace.release()
     return runs.output.written, others.written
+
+
+def pack_sparse_bytes(symbols: Bytes) -> tuple[Bytes, Bytes]:
+    """What ``pack_sparse`` gives for an alphabet of 256."""
+    if native.core is None:
+        return pack_sparse(symbols, _ALL_BYTES)
+    # Zeros after the last value are not stored: so there may be more of them.
+    whole = np.append(symbols, np.zeros(-symbols.size % _BLOCK, dtype=np.uint8)) if symbols.size % _BLOCK else symbols
+    found = native.core.pack_class(whole, np.zeros(whole.size // _BLOCK, dtype=np.uint8), 0, _BYTES, True)
+    return np.frombuffer(found[0], dtype=np.uint8), np.frombuffer(found[1], dtype=np.uint8)
 
 
 def _parts(class_map: Bytes, number: int, step: int, multiple: int) -> Iterator[tuple[int, int]]:

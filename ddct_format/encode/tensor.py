@@ -149,11 +149,14 @@ def encode_tensor(
 
 
 def apply_delta(
-    pair: Pair, encoded: EncodedDelta, backend: Backend, workspace: Workspace
+    pair: Pair, encoded: EncodedDelta, backend: Backend, workspace: Workspace, *, measured: bool = True
 ) -> tuple[EncodedLayer, float] | None:
     """Decode a layer: its result with the digest, and the squared error that is left.
 
     None where a scale or a sum is beyond its type's range.
+
+    Args:
+        measured: if not, the error is not asked for, and given as 0; the result may be beyond the range, too.
     """
     if not np.isfinite(encoded.sections[0].view("<f4")).all():
         return None
@@ -174,16 +177,19 @@ def apply_delta(
             released = done
             base.release(0, base.data.size)
             workspace.release()
-    after = Pair(decoded(result, target, workspace), target, (pair.rows, pair.cols))
-    remaining = sum_delta(after, backend, workspace)
-    if not remaining.finite:
-        return None
+    energy = 0.0
+    if measured:
+        after = Pair(decoded(result, target, workspace), target, (pair.rows, pair.cols))
+        remaining = sum_delta(after, backend, workspace)
+        if not remaining.finite:
+            return None
+        energy = remaining.energy
     hasher = tensor_hasher()
     for start in range(0, result.size, _PIECE):
         hasher.update(result[start : start + _PIECE])
         workspace.release()
     layer = _dctq_layer(encoded, sections, hasher.hexdigest(), result)
-    return layer, remaining.energy
+    return layer, energy
 
 
 def _dctq_layer(

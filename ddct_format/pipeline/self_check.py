@@ -65,15 +65,27 @@ def check_decodes_to(
         release_before()
         workspace.release()
 
+    compared = 0
     with releasing(let_go) if record.nbytes > workspace.largest else nullcontext():
-        for _ in apply_layer_bands(record, index, payload, before, backend, result):
+        # What the codecs of such layers have finished is at the start.
+        for finished in apply_layer_bands(record, index, payload, before, backend, result):
+            for start in range(compared, finished, _PIECE):
+                piece = slice(start, min(start + _PIECE, finished))
+                if not _equal(result[piece], target.data[piece]):
+                    raise CorruptError(
+                        f"layer {index} was encoded wrongly: it decodes to other bytes", tensor=record.name
+                    )
+                target.release(piece.start, piece.stop)
+            compared = finished
             let_go()
-    for start in range(0, result.size, _PIECE):
-        piece = slice(start, start + _PIECE)
-        if not np.array_equal(result[piece], target.data[piece]):
-            raise CorruptError(f"layer {index} was encoded wrongly: it decodes to other bytes", tensor=record.name)
-        target.release(start, start + _PIECE)
-        workspace.release()
+
+
+def _equal(one: Bytes, other: Bytes) -> bool:
+    """As bytes, eight at a time."""
+    whole = one.size & -8
+    return np.array_equal(one[:whole].view(np.uint64), other[:whole].view(np.uint64)) and np.array_equal(
+        one[whole:], other[whole:]
+    )
 
 
 def check_written(

@@ -24,9 +24,9 @@ bool narrow_groups_of(const uint8_t *group_of, size_t contexts, narrow_groups *t
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512vbmi,avx512vbmi2"))), apply_to = function)
 #else
-#pragma GCC target("avx2,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2")
+#pragma GCC target("avx2,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512vbmi,avx512vbmi2")
 #endif
 
 enum { LANES = 64, CLASS = 8 /* groups whose presence a byte tells */ };
@@ -167,6 +167,54 @@ static size_t list_long_symbols(const uint8_t *symbols, size_t count, uint32_t f
     for (size_t i = 0; first_long < 256 && i < count; i += LANES)
         found += list_lanes(lanes(count, i) & _mm512_cmpge_epu8_mask(load(symbols + i), least), i, long_ones + found);
     return found;
+}
+
+/* How many of 16 bits are 0 above the highest one: 16 for 0. */
+static inline __m512i leading_zeros_16(__m512i values) {
+    const __m512i above = _mm512_set1_epi32(16);
+    const __m256i low = _mm512_castsi512_si256(values), high = _mm512_extracti64x4_epi64(values, 1);
+    const __m512i a = _mm512_sub_epi32(_mm512_lzcnt_epi32(_mm512_cvtepu16_epi32(low)), above);
+    const __m512i b = _mm512_sub_epi32(_mm512_lzcnt_epi32(_mm512_cvtepu16_epi32(high)), above);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)), _mm512_cvtepi32_epi16(b), 1);
+}
+
+void ulp_elements_16_vbmi2(const ulp_pair *pair, size_t first, size_t count, int32_t row_key, const uint8_t *col_keys,
+                           ulp_piece *piece) {
+    enum { ELEMENTS = LANES / 2 };
+    const uint8_t *before = pair->before + 2 * first, *target = pair->target + 2 * first;
+    const __m128i fraction = _mm_cvtsi32_si128((int)pair->fraction), shift = _mm_cvtsi32_si128((int)pair->shift);
+    const __m128i mantissa = _mm_cvtsi32_si128((int)pair->mantissa);
+    const __m512i largest = _mm512_set1_epi16((short)pair->largest_exponent), one = _mm512_set1_epi16(1);
+    const __m512i key = _mm512_set1_epi16((short)row_key), most = _mm512_set1_epi16(15 - (short)pair->mantissa);
+    const __m512i half = _mm512_set1_epi16((short)(1u << (pair->width - 1))), top = _mm512_set1_epi16((short)0x8000);
+    const __m512i below = _mm512_sub_epi16(half, one);
+    for (size_t i = 0; i < count; i += ELEMENTS) {
+        const __mmask32 valid = count - i < ELEMENTS ? ((uint32_t)1 << (count - i)) - 1 : ~(uint32_t)0;
+        const __m512i p = _mm512_maskz_loadu_epi16(valid, before + 2 * i), q = _mm512_maskz_loadu_epi16(valid, target + 2 * i);
+        __m512i exponent = _mm512_max_epu16(_mm512_and_si512(_mm512_srl_epi16(p, fraction), largest), one);
+        __m512i context = _mm512_add_epi16(_mm512_slli_epi16(_mm512_sub_epi16(largest, exponent), 2), key);
+        if (col_keys != NULL)
+            context = _mm512_add_epi16(context, _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(valid, col_keys + i)));
+        const __m512i low = _mm512_srl_epi16(p, shift), high = _mm512_srl_epi16(q, shift);
+        const __mmask32 negative = _mm512_cmpge_epu16_mask(low, half);
+        /* In the order of the values, from the most negative one on: unsigned. */
+        __m512i from = _mm512_xor_si512(_mm512_mask_sub_epi16(low, negative, below, low), top);
+        __m512i to = _mm512_xor_si512(_mm512_mask_sub_epi16(high, _mm512_cmpge_epu16_mask(high, half), below, high), top);
+        const __m512i magnitude = _mm512_sub_epi16(_mm512_max_epu16(from, to), _mm512_min_epu16(from, to));
+        const __mmask32 towards_zero =
+            (negative & _mm512_cmpgt_epu16_mask(to, from)) | (~negative & _mm512_cmplt_epu16_mask(to, from));
+        const __m512i extra_bits = _mm512_subs_epu16(most, leading_zeros_16(magnitude));
+        const __m512i code = _mm512_add_epi16(_mm512_srlv_epi16(magnitude, extra_bits), _mm512_sll_epi16(extra_bits, mantissa));
+        const __m512i twice = _mm512_add_epi16(code, code);
+        const __m512i symbol = _mm512_mask_sub_epi16(twice, towards_zero, twice, one);
+        const __m512i extra =
+            _mm512_and_si512(magnitude, _mm512_sub_epi16(_mm512_sllv_epi16(one, extra_bits), one));
+        _mm512_storeu_si512(piece->context + i, context);
+        _mm256_storeu_si256((void *)(piece->symbol + i), _mm512_cvtepi16_epi8(symbol));
+        _mm256_storeu_si256((void *)(piece->extra_bits + i), _mm512_cvtepi16_epi8(extra_bits));
+        _mm512_storeu_si512(piece->extra + i, _mm512_cvtepu16_epi32(_mm512_castsi512_si256(extra)));
+        _mm512_storeu_si512(piece->extra + i + ELEMENTS / 2, _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(extra, 1)));
+    }
 }
 
 const group_vectors group_vectors_vbmi2 = {find_groups, count_groups, take_symbols, put_symbols,

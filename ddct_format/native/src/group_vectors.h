@@ -3,6 +3,8 @@
 #ifndef DDCT_NATIVE_GROUP_VECTORS_H
 #define DDCT_NATIVE_GROUP_VECTORS_H
 
+#include "encode_kernels.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -43,6 +45,10 @@ bool narrow_groups_of(const uint8_t *group_of, size_t contexts, narrow_groups *t
 
 #if defined(__x86_64__) && defined(__GNUC__)
 extern const group_vectors group_vectors_vbmi2;
+
+/* See encode_table; without branches, in lanes of 16 bits. */
+void ulp_elements_16_vbmi2(const ulp_pair *pair, size_t first, size_t count, int32_t row_key, const uint8_t *col_keys,
+                           ulp_piece *piece);
 #endif
 
 #endif

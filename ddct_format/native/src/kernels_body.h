@@ -51,7 +51,7 @@
     }
 const kernel_table KERNEL_TABLE = KERNELS(&encode_functions, NULL, false);
 #if defined(USE_AVX512)
-const kernel_table kernels_vbmi2 = KERNELS(&encode_functions, &group_vectors_vbmi2, false);
+const kernel_table kernels_vbmi2 = KERNELS(&encode_functions_vbmi2, &group_vectors_vbmi2, false);
 #endif
 #if defined(USE_AVX512) && HAVE_AMX
 const kernel_table kernels_amx = KERNELS(&encode_functions_amx, &group_vectors_vbmi2, true);
