@@ -38,13 +38,14 @@ ACTIVITY_BINS = 36
 """Patches without a value, then half-octaves of the sum of a patch's magnitudes, at most 32² · 127."""
 BIN_EDGES = np.ceil(2.0 ** ((np.arange(ACTIVITY_BINS - 1) - 0.5) / 2)).astype(np.int64)
 """The smallest activity of each bin from 1 on."""
+_BIN_OF = np.repeat(np.arange(ACTIVITY_BINS, dtype=np.uint8), np.diff(BIN_EDGES, prepend=0, append=32**2 * 127 + 1))
+_BIN_OF[0] = 0
 
 
 def activity_bins(activity: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
     """The bin of each patch: 0 where nothing is left of it, else 1 + round(2 · log2 activity)."""
-    bins: npt.NDArray[np.uint8] = np.searchsorted(BIN_EDGES, activity, side="right").astype(np.uint8)
-    bins[activity == 0] = 0
-    return bins
+    result: npt.NDArray[np.uint8] = _BIN_OF[activity]
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +221,19 @@ class Encoder(Protocol):
     def power_step(self, band: Band, scale: float, vectors: npt.NDArray[np.float32]) -> PowerStep:
         """One power iteration with the delta times ``scale``; ``vectors`` is V, float32 [cols, k]."""
 
-    def quantise(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> QuantisedBand:
-        """Delta − left · right, in patches, transformed and quantised; ``left`` is float32 [rows, k]."""
+    def quantise(
+        self,
+        band: Band,
+        plan: ResidualPlan,
+        left: npt.NDArray[np.float32],
+        out: npt.NDArray[np.uint8] | None = None,
+    ) -> QuantisedBand:
+        """Delta − left · right, in patches, transformed and quantised.
+
+        Args:
+            left: float32 [rows, k].
+            out: uint8 [patches, p²], for the symbols; an encoder may return an array of its own instead.
+        """
 
     def patch_energies(self, band: Band, patch: int) -> npt.NDArray[np.float64]:
         """Σ d² of each patch of the delta, float64 [patches]."""

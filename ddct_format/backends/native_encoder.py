@@ -70,11 +70,17 @@ class NativeEncoder(NumpyEncoder):
         )
         return PowerStep(projected[:, :width], returned[:, :width], row_squares, col_squares)
 
-    def quantise(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> QuantisedBand:
+    def quantise(
+        self,
+        band: Band,
+        plan: ResidualPlan,
+        left: npt.NDArray[np.float32],
+        out: npt.NDArray[np.uint8] | None = None,
+    ) -> QuantisedBand:
         if native.core is None:
-            return super().quantise(band, plan, left)
+            return super().quantise(band, plan, left, out)
         patches = PatchGrid(left.shape[0], band.cols, plan.patch).count
-        symbols = np.empty((patches, plan.patch**2), dtype=np.uint8)
+        symbols = np.empty((patches, plan.patch**2), dtype=np.uint8) if out is None else out
         activity = np.empty(patches, dtype=np.int32)
         counts = np.empty((ACTIVITY_BINS, LARGEST_MAGNITUDE + 1), dtype=np.int64)
         sums = np.empty(LARGEST_MAGNITUDE + 1, dtype=np.float64)

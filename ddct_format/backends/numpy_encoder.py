@@ -65,7 +65,13 @@ class NumpyEncoder:
             squares.sum(axis=0, dtype=np.float64),
         )
 
-    def quantise(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> QuantisedBand:
+    def quantise(
+        self,
+        band: Band,
+        plan: ResidualPlan,
+        left: npt.NDArray[np.float32],
+        out: npt.NDArray[np.uint8] | None = None,
+    ) -> QuantisedBand:
         residual = self.difference(band) * np.float32(plan.scale)
         if left.shape[1]:
             residual -= left @ plan.right

@@ -14,7 +14,7 @@ from .workspace import Workspace
 
 __all__ = ["pack_class", "pack_runs", "pack_sparse_bytes"]
 
-_PART = 8 << 20
+_PART = 32 << 20
 _RUNS_PART = 4 << 20
 """Symbols; the latter where each takes several bytes on the way."""
 _LONG_RUN = 255

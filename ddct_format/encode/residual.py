@@ -158,16 +158,20 @@ def _quantise(
     sums = np.zeros(LARGEST_MAGNITUDE + 1)
     energy = 0.0
 
+    def places(span: tuple[int, int]) -> slice:
+        return slice(span[0] // grid.patch * grid.across, -(-span[1] // grid.patch) * grid.across)
+
     def quantise(span: tuple[int, int]) -> QuantisedBand:
-        result = encoder.quantise(pair.band(span, picked=encoder.picks_rows), plan, left[slice(*span)])
+        band, out = pair.band(span, picked=encoder.picks_rows), symbols[places(span)]
+        result = encoder.quantise(band, plan, left[slice(*span)], out)
+        if not np.may_share_memory(result.symbols, out):
+            out[...] = result.symbols
         pair.release(span)
         return result
 
     spans = pair.spans(encoder.band_weights, grid.patch)
-    for (start, stop), part in zip(spans, workspace.spread(quantise, spans), strict=True):
-        places = slice(start // grid.patch * grid.across, -(-stop // grid.patch) * grid.across)
-        symbols[places] = part.symbols
-        bins[places] = activity_bins(part.activity)
+    for span, part in zip(spans, workspace.spread(quantise, spans), strict=True):
+        bins[places(span)] = activity_bins(part.activity)
         counts += part.counts
         sums += part.sums
         energy += part.energy

@@ -103,7 +103,13 @@ class DeviceEncoder(NativeEncoder):
 
         return self._or_host(compute, lambda: super(DeviceEncoder, self).power_step(band, scale, vectors))
 
-    def quantise(self, band: Band, plan: ResidualPlan, left: npt.NDArray[np.float32]) -> QuantisedBand:
+    def quantise(
+        self,
+        band: Band,
+        plan: ResidualPlan,
+        left: npt.NDArray[np.float32],
+        out: npt.NDArray[np.uint8] | None = None,
+    ) -> QuantisedBand:
         def compute() -> QuantisedBand:
             residual = None
             if fits(plan.patch, plan.transform, self.device) and 0 <= plan.dead_zone <= 0.5:

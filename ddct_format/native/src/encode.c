@@ -278,6 +278,69 @@ static uint32_t symbols_per_byte(unsigned alphabet) {
     return count;
 }
 
+static size_t count_members(const uint8_t *class_map, size_t patches, int number) {
+    size_t members = 0;
+    for (size_t i = 0; i < patches; i++)
+        members += class_map[i] == number;
+    return members;
+}
+
+/* A bytes object of `size` bytes at most; `begin` is where they lie. */
+static PyObject *new_bytes(size_t size, uint8_t **begin) {
+    PyObject *object = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    *begin = object == NULL ? NULL : (uint8_t *)PyBytes_AsString(object);
+    return object;
+}
+
+/* Symbols other than 0 are not counted first: what is allocated beyond them is never touched. */
+static PyObject *pack_sparse_class(const Py_buffer *symbols, const Py_buffer *class_map, int number, size_t values,
+                                   unsigned alphabet) {
+    const encode_table *encode = kernels()->encode;
+    const size_t patches = (size_t)class_map->len, count = count_members(class_map->buf, patches, number) * values;
+    size_t runs_size = 0, long_runs = 0, packed_size = 0;
+    uint8_t *to_runs, *to_packed = NULL, *others = malloc(count + RUN_SLACK);
+    PyObject *runs = new_bytes(count + count / 255 + RUN_SLACK, &to_runs), *packed = NULL;
+    if (others != NULL && runs != NULL) {
+        WITHOUT_LOCK(symbols->len, {
+            runs_size = encode->pack_runs(symbols->buf, values, class_map->buf, patches, number, to_runs, others);
+            for (size_t i = 0; i < runs_size; i++)
+                long_runs += to_runs[i] == 255;
+        });
+        const size_t found = runs_size - long_runs;
+        packed = new_bytes(alphabet > 2 ? found : 0, &to_packed);
+        if (packed != NULL && alphabet > 2)
+            WITHOUT_LOCK(symbols->len, packed_size = encode->pack_flat(others, found, alphabet - 1,
+                                                                       symbols_per_byte(alphabet - 1), to_packed));
+    }
+    free(others);
+    if (packed == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_NoMemory();
+        Py_XDECREF(runs);
+        return NULL;
+    }
+    /* Where these fail, they drop the object and set an exception. */
+    if (_PyBytes_Resize(&runs, (Py_ssize_t)runs_size) < 0 || _PyBytes_Resize(&packed, (Py_ssize_t)packed_size) < 0) {
+        Py_XDECREF(runs);
+        Py_XDECREF(packed);
+        return NULL;
+    }
+    return Py_BuildValue("(NN)", runs, packed);
+}
+
+static PyObject *pack_dense_class(const Py_buffer *symbols, const Py_buffer *class_map, int number, size_t values,
+                                  unsigned alphabet) {
+    const size_t patches = (size_t)class_map->len, count = count_members(class_map->buf, patches, number) * values;
+    const uint32_t per_byte = symbols_per_byte(alphabet);
+    uint8_t *to;
+    PyObject *packed = new_bytes(count / per_byte + (count % per_byte > 0), &to);
+    if (packed == NULL)
+        return NULL;
+    WITHOUT_LOCK(symbols->len, kernels()->encode->pack_dense(symbols->buf, values, class_map->buf, patches, number,
+                                                             alphabet, per_byte, to));
+    return Py_BuildValue("(y#N)", "", (Py_ssize_t)0, packed);
+}
+
 static PyObject *pack_class(PyObject *module, PyObject *arguments) {
     (void)module;
     Py_buffer symbols, class_map;
@@ -285,44 +348,15 @@ static PyObject *pack_class(PyObject *module, PyObject *arguments) {
     unsigned alphabet;
     if (!PyArg_ParseTuple(arguments, "y*y*iIp", &symbols, &class_map, &number, &alphabet, &sparse))
         return NULL;
-    const encode_table *encode = kernels()->encode;
-    size_t patches = (size_t)class_map.len, values = patches ? (size_t)symbols.len / patches : 0, members = 0;
-    size_t others = 0, packed_size = 0, runs_size = 0;
-    uint8_t *packed = NULL, *runs = NULL, *found = NULL;
-    bool valid = true;
-    if (values * patches != (size_t)symbols.len || values % 8 || values > ENCODE_MAX_PATCH * ENCODE_MAX_PATCH ||
-        alphabet < 2 || alphabet > 255)
-        valid = fail("symbols, classes and alphabet do not belong together");
-    if (valid) {
-        WITHOUT_LOCK(symbols.len,
-                     others = encode->count_others(symbols.buf, values, class_map.buf, patches, number, &members));
-        size_t packed_count = sparse ? others : members * values;
-        packed = malloc(packed_count + 1);
-        runs = malloc(sparse ? others + members * values / 255 + 1 : 1);
-        found = malloc(sparse ? others + 1 : 1);
-        if (packed == NULL || runs == NULL || found == NULL) {
-            PyErr_NoMemory();
-            valid = false;
-        }
-    }
-    if (valid && sparse) {
-        WITHOUT_LOCK(symbols.len, {
-            runs_size = encode->pack_runs(symbols.buf, values, class_map.buf, patches, number, runs, found);
-            if (alphabet > 2)
-                packed_size =
-                    encode->pack_flat(found, others, alphabet - 1, symbols_per_byte(alphabet - 1), packed);
-        });
-    } else if (valid) {
-        WITHOUT_LOCK(symbols.len,
-                     packed_size = encode->pack_dense(symbols.buf, values, class_map.buf, patches, number, alphabet,
-                                                      symbols_per_byte(alphabet), packed));
-    }
+    size_t patches = (size_t)class_map.len, values = patches ? (size_t)symbols.len / patches : 0;
     PyObject *result = NULL;
-    if (valid)
-        result = Py_BuildValue("(y#y#)", (char *)runs, (Py_ssize_t)runs_size, (char *)packed, (Py_ssize_t)packed_size);
-    free(packed);
-    free(runs);
-    free(found);
+    if (values * patches != (size_t)symbols.len || values % 64 || values > ENCODE_MAX_PATCH * ENCODE_MAX_PATCH ||
+        alphabet < 2 || alphabet > 255)
+        fail("symbols, classes and alphabet do not belong together");
+    else if (sparse)
+        result = pack_sparse_class(&symbols, &class_map, number, values, alphabet);
+    else
+        result = pack_dense_class(&symbols, &class_map, number, values, alphabet);
     PyBuffer_Release(&symbols);
     PyBuffer_Release(&class_map);
     return result;

@@ -205,21 +205,21 @@ static void encode_patch_energies(const encode_band *band, uint32_t patch, float
 
 #include "encode_affine_body.h"
 
-#define ENCODE_FUNCTIONS(POWER, QUANTISE, ELEMENTS)                                                                 \
+#define ENCODE_FUNCTIONS(POWER, QUANTISE, RUNS, ELEMENTS)                                                           \
     {                                                                                                               \
         .difference = encode_difference, .sums = encode_delta_sums, .power = POWER, .quantise = QUANTISE,           \
         .patch_energies = encode_patch_energies, .affine = encode_affine, .pack_flat = encode_pack_flat,            \
-        .pack_dense = encode_pack_dense, .count_others = encode_count_others, .pack_runs = encode_pack_runs,        \
-        .ulp_elements_16 = ELEMENTS,                                                                                \
+        .pack_dense = encode_pack_dense, .pack_runs = RUNS, .ulp_elements_16 = ELEMENTS,                            \
     }
-static const encode_table encode_functions = ENCODE_FUNCTIONS(encode_power, encode_quantise, ulp_elements_16);
+static const encode_table encode_functions =
+    ENCODE_FUNCTIONS(encode_power, encode_quantise, encode_pack_runs, ulp_elements_16);
 #if defined(USE_AVX512)
 static const encode_table encode_functions_vbmi2 =
-    ENCODE_FUNCTIONS(encode_power, encode_quantise, ulp_elements_16_vbmi2);
+    ENCODE_FUNCTIONS(encode_power, encode_quantise, pack_runs_vbmi2, ulp_elements_16_vbmi2);
 #endif
 #if defined(USE_AVX512) && HAVE_AMX
 static const encode_table encode_functions_amx =
-    ENCODE_FUNCTIONS(encode_power_amx, encode_quantise_amx, ulp_elements_16_vbmi2);
+    ENCODE_FUNCTIONS(encode_power_amx, encode_quantise_amx, pack_runs_vbmi2, ulp_elements_16_vbmi2);
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)

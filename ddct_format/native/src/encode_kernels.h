@@ -3,6 +3,8 @@
 #ifndef DDCT_ENCODE_KERNELS_H
 #define DDCT_ENCODE_KERNELS_H
 
+#include "run_vectors.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -88,12 +90,10 @@ typedef struct encode_table {
     size_t (*pack_flat)(const uint8_t *symbols, size_t count, uint32_t alphabet, uint32_t per_byte, uint8_t *out);
     size_t (*pack_dense)(const uint8_t *symbols, size_t values, const uint8_t *class_map, size_t patches, int number,
                          uint32_t alphabet, uint32_t per_byte, uint8_t *out);
-    size_t (*count_others)(const uint8_t *symbols, size_t values, const uint8_t *class_map, size_t patches, int number,
-                           size_t *members);
     /* What section 7.3 says of `count` elements of 16 bits from element `first` on, at most ULP_PIECE, of one row. */
     void (*ulp_elements_16)(const ulp_pair *pair, size_t first, size_t count, int32_t row_key, const uint8_t *col_keys,
                             ulp_piece *piece);
-    /* Run bytes and the symbols other than 0, each less one. */
+    /* Run bytes, whose number it returns, and the symbols other than 0, each less one. Both have RUN_SLACK more room. */
     size_t (*pack_runs)(const uint8_t *symbols, size_t values, const uint8_t *class_map, size_t patches, int number,
                         uint8_t *runs, uint8_t *others);
 } encode_table;

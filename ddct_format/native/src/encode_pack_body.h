@@ -61,22 +61,6 @@ static size_t encode_pack_dense(const uint8_t *symbols, size_t values, const uin
     return written + encode_pack_flat(staged, held, alphabet, per_byte, out + written);
 }
 
-static size_t encode_count_others(const uint8_t *symbols, size_t values, const uint8_t *class_map, size_t patches,
-                                  int number, size_t *members) {
-    size_t others = 0;
-    *members = 0;
-    for (size_t i = 0; i < patches; i++) {
-        if (class_map[i] != number)
-            continue;
-        uint32_t here = 0;
-        for (size_t v = 0; v < values; v++)
-            here += symbols[i * values + v] != 0;
-        others += here;
-        *members += 1;
-    }
-    return others;
-}
-
 /* Bit n: whether symbol n of at most 64 is another than 0. */
 ALWAYS_INLINE uint64_t others_mask(const uint8_t *symbols, size_t length) {
 #if defined(USE_AVX512)
