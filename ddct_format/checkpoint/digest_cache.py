@@ -77,7 +77,7 @@ class DigestCache:
 
     def lookup(self, model: Checkpoint) -> dict[str, str]:
         """Digests by tensor, of those files of the model that are in the state in which they were stored."""
-        if not self.path.is_file():
+        if not self._is_there():
             return {}
 
         def find(database: sqlite3.Connection) -> dict[str, str]:
@@ -121,8 +121,13 @@ class DigestCache:
         def delete(database: sqlite3.Connection) -> None:
             database.executemany("DELETE FROM files WHERE path=?", [_key(file)[:1] for file in model.files])
 
-        if self.path.is_file():
+        if self._is_there():
             self._try(delete)
+
+    def _is_there(self) -> bool:
+        with suppress(OSError):  # a home of somebody else, say
+            return self.path.is_file()
+        return False
 
     def _try(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
         for _ in range(2):

@@ -149,3 +149,10 @@ def test_the_environment_says_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.delenv("DDCT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert (cache := default_cache()) is not None and cache.path.parent == tmp_path / "xdg" / "ddct"
+
+
+def test_a_place_that_cannot_even_be_looked_into_is_no_failure(tmp_path: Path, model: Path) -> None:
+    cache = DigestCache(tmp_path / ("x" * 300))  # as a directory of somebody else, which root may read all the same
+    assert found(stored(cache, model), model) == {}
+    with open_checkpoint(model) as opened:
+        cache.forget(opened)
