@@ -321,7 +321,18 @@ class Encoding:
         for index, layer in enumerate(result.layers):
             if layer.result is None:
                 target = self._data(self.target, record.name)
-                check_decodes_to(record, index, layer.sections, before, release_base, target, self._backend, workspace)
+                # A layer's own result is of no more use: the next one changes it in place.
+                check_decodes_to(
+                    record,
+                    index,
+                    layer.sections,
+                    before,
+                    release_base,
+                    target,
+                    self._backend,
+                    workspace,
+                    before if index else None,
+                )
             before = layer.result
 
     def _encode_stored(

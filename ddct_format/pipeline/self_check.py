@@ -48,18 +48,20 @@ def check_decodes_to(
     target: TensorData,
     backend: Backend,
     workspace: Workspace,
+    result: Bytes | None = None,
 ) -> None:
     """Decode a layer that is to restore the target bit for bit.
 
     Args:
         before: the tensor before the layer; None for that of ``replace``.
         release_before: its pages may leave the memory.
+        result: where the layer is decoded to, as ``out`` of :func:`apply_layer_bands`; None for memory of its own.
 
     Raises:
         CorruptError: it does not.
     """
     payload = workspace.join(sections)
-    result = workspace.allocate(record.nbytes)
+    result = workspace.allocate(record.nbytes) if result is None else result
 
     def let_go() -> None:
         release_before()
