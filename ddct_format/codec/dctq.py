@@ -7,7 +7,7 @@ This module knows how the payload is laid out. The arithmetic that turns it into
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..errors import InvalidError
 from ..native import core
+from .mapped import brought_in_by_keys
 from .patches import PatchGrid
 from .symbols import (
     check_packed,
@@ -28,7 +29,6 @@ from .symbols import (
 from .transform import PATCH_SIZES, TRANSFORMS
 
 __all__ = [
-    "LARGEST_PAGE",
     "MAX_CLASSES",
     "MAX_MULTIPLIER_SUM",
     "MAX_RANK",
@@ -48,8 +48,6 @@ __all__ = [
 
 NAME = "dctq.v1"
 QUANTISERS = ("affine", "levels")
-LARGEST_PAGE = 2 << 20
-"""Bytes that Linux maps of a file, at most, around one that is touched."""
 MAX_CLASSES = 255
 MAX_RANK = 256
 MAX_MULTIPLIER_SUM = 2**17 - 1
@@ -131,12 +129,17 @@ class DctqParams:
             params["col_keys"] = True
         return params
 
-    def scatter(self, nbytes: int) -> int:
-        """How many bytes of a mapped file each byte of a result of ``nbytes`` may bring into memory.
+    def brought_in(self, payload: npt.NDArray[np.uint8], nbytes: int) -> Callable[[int], int]:
+        """How many bytes of a mapped result of ``nbytes``, or of its base, have been touched once so many are finished.
 
-        Rows with keys are decoded in another order than they lie in, and Linux maps up to a large page around each.
+        Rows with keys are decoded in another order than they lie in, and Linux maps up to a large page around each. The
+        payload need not be checked yet.
         """
-        return max(1, LARGEST_PAGE * self.grid.rows // max(nbytes, 1)) if self.row_keys else 1
+        if not self.row_keys:
+            return int
+        sections = self._fixed_sections()
+        start = sum(size for _, size in sections[: [name for name, _ in sections].index("row_keys")])
+        return brought_in_by_keys(payload[start : start + self.grid.rows], self.grid.rows, nbytes)
 
     @property
     def alphabets(self) -> tuple[int, ...]:

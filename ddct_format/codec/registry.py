@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,10 +20,10 @@ __all__ = [
     "CODECS",
     "apply_layer",
     "apply_layer_bands",
+    "brought_in",
     "check_layer",
     "layer_params",
     "raw_planes",
-    "scatter",
     "usable_layers",
 ]
 
@@ -178,12 +178,12 @@ def layer_params(tensor: TensorRecord, index: int) -> dctq.DctqParams | ulp.UlpP
     return dctq.DctqParams.parse(_defined(layer), tensor.elements)
 
 
-def scatter(tensor: TensorRecord, index: int) -> int:
-    """How many bytes of a mapped file each byte that a layer reads or writes may bring into memory."""
+def brought_in(tensor: TensorRecord, index: int, payload: npt.NDArray[np.uint8]) -> Callable[[int], int]:
+    """How many bytes of a mapped result, or of what it is made from, have been touched once so many are finished."""
     layer = tensor.layers[index]
     if layer.codec != dctq.NAME:
-        return 1
-    return dctq.DctqParams.parse(_defined(layer), tensor.elements).scatter(tensor.nbytes)
+        return lambda done: done
+    return dctq.DctqParams.parse(_defined(layer), tensor.elements).brought_in(payload, tensor.nbytes)
 
 
 def _dtype_before(tensor: TensorRecord, index: int) -> str:

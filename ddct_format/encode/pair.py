@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends.encoder import Band
-from ..codec.dctq import LARGEST_PAGE
+from ..codec.mapped import LARGEST_PAGE, brought_in
 from ..container.dtypes import DTYPE_BITS
 
 __all__ = ["Pair", "Release", "TensorData", "keep"]
 
 _SCATTERED_ROWS = 16
 """Each may bring a large page into memory."""
+_NEAR = 4
+"""Large pages; rows that touch no more are read where they lie."""
 
 Span = tuple[int, int]
 Release = Callable[[int, int], None]
@@ -73,9 +75,10 @@ class Pair:
         """The rows of a span: a copy if rows have an order.
 
         Args:
-            picked: instead, all rows of a small tensor, and which of them are meant.
+            picked: instead, all rows of the tensors, and which of them are meant, where these do not bring too much of
+                the files into memory.
         """
-        if picked and self._order is not None and not self._is_large(self.base) and not self._is_large(self.target):
+        if picked and self._order is not None and self._are_near(self._order[slice(*span)]):
             whole = self.base.data, self.base.dtype, self.target.data, self.target.dtype
             return Band(*whole, self.cols, np.ascontiguousarray(self._order[slice(*span)]))
         parts = []
@@ -93,7 +96,7 @@ class Pair:
             width = self._row_bytes(tensor)
             if self._order is None:
                 tensor.release(span[0] * width, span[1] * width)
-            elif span[1] == self.rows:  # in an order, all of a tensor is read until the last
+            elif span[1] == self.rows or self._is_large(tensor):  # in an order, a small one is read until the last
                 tensor.release(0, tensor.data.size)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Pair:
@@ -116,6 +119,11 @@ class Pair:
             out[start : start + step] = data[rows[start : start + step]]
             tensor.release(0, tensor.data.size)
         return out.reshape(-1)
+
+    def _are_near(self, rows: npt.NDArray[np.int64]) -> bool:
+        """Whether rows can be read where they lie."""
+        large = [self._row_bytes(tensor) for tensor in (self.base, self.target) if self._is_large(tensor)]
+        return all(brought_in(rows, width)[-1] <= _NEAR * LARGEST_PAGE for width in large)
 
     def _is_large(self, tensor: TensorData) -> bool:
         """Whether scattered rows must be read a few at a time."""

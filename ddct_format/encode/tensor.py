@@ -171,10 +171,11 @@ def apply_delta(
     params = DctqParams.parse(encoded.params.as_json(), pair.elements)  # what a reader will see
     with workspace.releasing():
         stored = dctq.split_payload(params, payload)
-    released, scatter = 0, params.scatter(result.size) if result.size > workspace.largest // 2 else 1
+    released, large = 0, result.size > workspace.largest // 2
+    brought_in = params.brought_in(payload, result.size) if large else int
     for done in backend.apply_bands(params, stored, base.data, base.dtype, target.dtype, result):
-        if scatter * (done - released) >= 2 * workspace.largest or done == result.size:
-            released = done
+        if brought_in(done) - released >= 2 * workspace.largest or done == result.size:
+            released = brought_in(done)
             base.release(0, base.data.size)
             workspace.release()
     energy = 0.0

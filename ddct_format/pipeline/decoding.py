@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ..backends.interface import Backend
 from ..checkpoint import Checkpoint, Region, SafetensorsWriter, releasing, temporary_region
 from ..codec.raw import place_piece
-from ..codec.registry import apply_layer_bands, raw_planes, scatter, usable_layers
+from ..codec.registry import apply_layer_bands, brought_in, raw_planes, usable_layers
 from ..container.records import TensorRecord
 from ..errors import ArchiveError, BaseMismatchError, ConfigError, CorruptError
 from ..limits import MAX_LAYERS
@@ -165,7 +165,8 @@ class Decoder:
                     released = position
             return
         with self._payload(record, index) as (payload, spilled):
-            released, reach = 0, scatter(record, index) if out.size > self._share // 2 else 1
+            released, large = 0, out.size > self._share // 2
+            touched = brought_in(record, index, payload) if large else int
 
             def let_go() -> None:
                 # Rows with keys are scattered over the tensor: so it is everything.
@@ -178,8 +179,8 @@ class Decoder:
             try:
                 with releasing(let_go) if out.size > self._share else nullcontext():  # opening a layer reads all of it
                     for finished in apply_layer_bands(record, index, payload, before, self._backend, out):
-                        if reach * (finished - released) >= self._share // 2 or finished == out.size:
-                            released = finished
+                        if touched(finished) - released >= self._share // 2 or finished == out.size:
+                            released = touched(finished)
                             let_go()
             except ArchiveError as error:
                 raise error.at(place=self._archive.place) from None

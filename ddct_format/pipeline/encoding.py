@@ -41,7 +41,7 @@ MIN_PACK_MEMORY: Final = 256 << 20
 
 _RESERVE, _PLENTY = 192 << 20, 512 << 20
 """What packing takes whatever the tensors' shares are: samples, analyses, and pages of files, which come in by 2 MiB.
-Where the working set is that plentiful, the shares themselves leave as much unused."""
+Where the working set is that plentiful, shares of all of it leave as much unused."""
 _BYTES_PER_WEIGHT = 4
 """That encoding a tensor holds at most: symbols, the result, and the payload before and after compression."""
 _CHUNK_ENTRY_BYTES = 8
@@ -120,6 +120,7 @@ class Encoding:
             for name in sorted(target.tensors, key=str.encode)
         }
         self._memory = memory if memory >= _PLENTY else memory - _RESERVE
+        self._room, self._room_of_large = _rooms(memory)
         self.analyses = Analyses(self._memory // 16, writer.path.parent)
         self.steps: dict[str, float] = {}
         self.writer = writer
@@ -247,19 +248,25 @@ class Encoding:
         Small tensors fill what a large one leaves of the threads; there are never two of the latter at a time.
         """
         scratch = self.writer.path.parent
-        small, all_together = self._memory // (2 * self._threads), self._memory // 2
+        small, largest = self._memory // (2 * self._threads), self._memory // 16
+
+        def need(name: str) -> int:
+            return self._elements(name) * _BYTES_PER_WEIGHT
 
         def is_large(name: str) -> bool:
-            return self._elements(name) * _BYTES_PER_WEIGHT > small
+            return need(name) > small
 
         def cost(name: str) -> int:
-            return all_together // 2 + 1 if is_large(name) else self._elements(name) * _BYTES_PER_WEIGHT
+            # More than half of all: there are never two.
+            return self._room_of_large or self._room if is_large(name) else need(name)
 
         with Crew(self._threads) as crew:
 
             def visit(name: str) -> tuple[str, Result]:
-                large = is_large(name)
-                workspace = BudgetWorkspace(self._memory // 16 if large else small, crew, scratch, urgent=large)
+                if is_large(name):
+                    workspace = BudgetWorkspace(largest, self._room_of_large, crew, scratch, urgent=True)
+                else:
+                    workspace = BudgetWorkspace(small, small, crew, scratch, urgent=False)
                 try:
                     return name, work(name, workspace)
                 finally:
@@ -268,7 +275,7 @@ class Encoding:
                             model.release(name)
 
             largest_first = sorted(names, key=lambda name: -self._elements(name))
-            yield from crew.finished(visit, largest_first, cost=cost, budget=all_together)
+            yield from crew.finished(visit, largest_first, cost=cost, budget=self._room)
 
     def _encode(self, name: str, workspace: Workspace, *, draft: bool = False) -> Encoded:
         info = self.target.tensors[name]
@@ -379,6 +386,17 @@ class Encoding:
         data = np.frombuffer(model.read(name), dtype=np.uint8)
         small = data.size <= self._memory // (_KEPT_SHARE * self._threads)
         return TensorData(info.dtype, info.shape, data, keep_pages if small else partial(model.release, name))
+
+
+def _rooms(memory: int) -> tuple[int, int]:
+    """Of a working set, bytes for what encoding tensors allocates, and how much of it a large one may take.
+
+    None, where there is little: it is then encoded by itself, and what is large of it lies in files.
+    """
+    if memory < _PLENTY:
+        return (memory - _RESERVE) // 2, 0
+    room = memory - _RESERVE - 2 * memory // _KEPT_SHARE
+    return room, room * 4 // 5
 
 
 def _first_of_equals(model: Checkpoint, digests: Mapping[str, str]) -> dict[str, str]:

@@ -42,4 +42,4 @@ def test_parts_of_a_tensor_join_to_what_the_whole_gives(
     monkeypatch.setattr(ulp_pair, "_PART_WEIGHTS", 1)
     assert written(Workspace()) == whole
     with Crew(3) as crew:
-        assert written(BudgetWorkspace(4096, crew, tmp_path, urgent=True)) == whole
+        assert written(BudgetWorkspace(4096, 4096, crew, tmp_path, urgent=True)) == whole
