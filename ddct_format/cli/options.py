@@ -86,7 +86,8 @@ _RESOURCES: tuple[Decorator, ...] = (
     click.option(
         "--drop-cache",
         is_flag=True,
-        help="Leave nothing of what is read and written in the page cache, for the sake of others.",
+        help="Leave nothing of the models that are read and written in the page cache, for the sake of others; "
+        "archives stay there.",
     ),
     click.option(
         "--nice",

@@ -66,7 +66,8 @@ class DirectoryHub:
     def put_archive(self, name: str, pointer: Pointer, path: Path, notes: Notes | None = None) -> None:
         raw = serialise_pointer(pointer)
         parse_pointer(raw)
-        if not self.has_archive(name, pointer):
+        # What others left, or a disk has spoilt since, is not believed for its size.
+        if not (self.has_archive(name, pointer) and self._is_intact(pointer)):
             self._put_object(pointer, path)
         with self._incoming(self._pointer_path(name)) as sink:
             sink.write(raw)
@@ -79,6 +80,11 @@ class DirectoryHub:
             digest = hashlib.file_digest(sink, "sha256").hexdigest()
             if sink.tell() != pointer.size or digest != pointer.sha256:
                 raise HubError("the file to publish does not have the expected size and sha256", place=path)
+
+    def _is_intact(self, pointer: Pointer) -> bool:
+        path = self._object_path(pointer.sha256)
+        with _hub_errors(path), _open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == pointer.sha256
 
     def read_archive(self, name: str, pointer: Pointer, begin: int, end: int | None = None) -> Iterator[bytes]:
         check_name(name)
@@ -222,6 +228,6 @@ def _remove_if_unlocked(path: Path) -> bool:
         with _open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
-    except (FileNotFoundError, BlockingIOError):
+    except OSError:  # of a writer that lives, of somebody else, or no file at all: it stands in nobody's way
         return False
     return True

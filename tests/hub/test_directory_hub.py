@@ -180,3 +180,22 @@ def test_a_writer_killed_at_any_moment_leaves_no_object_or_a_whole_one(
             path.unlink()
     hub.put_archive("run", thing.pointer(), thing.path)
     fetch_archive(hub, "run", thing.pointer(), tmp_path / "fetched")
+
+
+def test_what_cannot_be_removed_among_leftovers_stands_in_nobodys_way(root: Path) -> None:
+    (root / "incoming" / "no-file").mkdir(parents=True)
+    os.mkfifo(root / "incoming" / "pipe")
+    (root / "incoming" / "stale").write_bytes(b"half")
+    assert DirectoryHub(root).remove_leftovers() == 1
+    assert sorted(path.name for path in (root / "incoming").iterdir()) == ["no-file", "pipe"]
+
+
+def test_a_damaged_object_of_the_right_size_is_replaced_when_it_is_published_again(
+    root: Path, make_object: MakeObject
+) -> None:
+    thing, hub = make_object(b"archive"), DirectoryHub(root)
+    hub.put_archive("one", thing.pointer(), thing.path)
+    (path,) = (root / "objects").glob("*/*")
+    path.write_bytes(b"ARCHIVE")
+    hub.put_archive("two", thing.pointer(), thing.path)
+    assert b"".join(hub.read_archive("two", thing.pointer(), 0)) == b"archive"
