@@ -61,9 +61,12 @@ def images(monkeypatch: pytest.MonkeyPatch, architecture: str) -> list[bytes]:
 def test_decoders(
     images: list[bytes], base: str, result: str, affine: bool, limbs: int, chunks: int, vector: bool
 ) -> None:
-    types = fused._TYPES[base], fused._TYPES[result]
-    fused._load.__wrapped__(torch.device("cpu"), *types, affine, limbs, chunks, vector)
-    assert [image[:4] for image in images] == [b"\x7fELF"]
+    macros = {"AFFINE": int(affine), "LIMBS": limbs}
+    fused._load.__wrapped__(torch.device("cpu"), "prepare", **macros)
+    macros |= {"BASE": fused._TYPES[base], "RESULT": fused._TYPES[result], "CHUNKS": chunks, "VECTOR": int(vector)}
+    fused._load.__wrapped__(torch.device("cpu"), "rows", **macros)
+    fused._load.__wrapped__(torch.device("cpu"), "tiles", **macros)
+    assert [image[:4] for image in images] == [b"\x7fELF"] * 3
 
 
 @pytest.mark.parametrize(

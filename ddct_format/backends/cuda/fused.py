@@ -19,13 +19,23 @@ from .part import Part
 
 __all__ = ["FusedLayer", "FusedPlan", "plan_fused"]
 
-_SOURCES = ("warp.cuh", "layer.cuh", "prepare.cu", "patch.cuh", "elements.cuh", "rows.cu", "tiles.cu")
+_SOURCES = {
+    "prepare": ("warp.cuh", "layer.cuh", "prepare.cu"),
+    "rows": ("warp.cuh", "layer.cuh", "patch.cuh", "elements.cuh", "rows.cu"),
+    "tiles": ("warp.cuh", "layer.cuh", "patch.cuh", "elements.cuh", "tiles.cu"),
+}
 _TYPES = {"none": 0, "BF16": 1, "F16": 2, "F32": 3}
 _SIZES = {"none": 4, "BF16": 2, "F16": 2, "F32": 4}
 _PATCH = 16
 # As in layer.cuh.
 _THREADS, _MAP_BLOCK, _RUN_BLOCK, _DENSE_BLOCK, _FILL_BLOCK = 256, 1024, 4096, 256 * 16, 256 * 64
-_BLOCKS, _TILE_BLOCKS, _MOST_ITEMS, _MOST_ACROSS = 3, 3, 128, 65536
+_BLOCKS, _MOST_ACROSS, _TILE_COLS, _TILE_BLOCKS = 3, 65536, 512, 3
+_TILE_FIXED = 64 * (_TILE_COLS + 1) + 11328
+"""Bytes of shared memory that every block of ``decode_tiles`` takes, see ``tiles.cu``."""
+_SHARED, _RESERVED_SHARED = 228 << 10, 1 << 10
+"""Bytes of shared memory of a multiprocessor, and what each block takes of it besides."""
+_MOST_CHUNKS, _MOST_TILE_CHUNKS = 2, 4
+"""How many times 16 low-rank terms registers, or shared memory, have room for."""
 _CENTRE, _SPLIT, _HIGH, _CODE_BITS = 2, 4, 8, 4
 _READ_BEYOND = 256
 """Bytes after the symbols of a class into which the last 16 packed bytes may spill."""
@@ -44,7 +54,8 @@ _STREAM = (
 _LAYER = (
     "buffer", "rows", "cols", "down", "across", "patches", "class_map", "classes", "class_table", "streams",
     "stream_count", "map_blocks", "counts", "places", "ranges", "coded", "multipliers", "left", "right", "rank",
-    "padded_rank", "left_limbs", "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "scales",
+    "padded_rank", "left_limbs", "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place",
+    "tile_lengths", "tile_patches", "tile_cols", "tile_most", "tile_first", "tile_count", "scales",
     "low_rank_scale", "basis", "base", "result", "stride", "row_first", "row_stop", "col_first", "col_stop", "split",
     "finite", "run",
 )  # fmt: skip
@@ -98,7 +109,7 @@ def fits(params: DctqParams) -> bool:
     grid = params.grid
     return (
         grid.patch == _PATCH
-        and max(grid.rows, grid.cols, grid.count) < 1 << 31
+        and max(grid.rows, 2 * grid.cols, grid.count) < 1 << 31
         and not (params.col_keys and grid.across > _MOST_ACROSS)
     )
 
@@ -173,6 +184,8 @@ def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
     map_blocks = _blocks(grid.count, _MAP_BLOCK)
     limbs = _limbs(params, stored)
     padded = -(-params.rank // 16) * 16
+    tiles = _blocks(grid.cols, _TILE_COLS) if params.col_keys else 0
+    most = min(_TILE_COLS, grid.across)
     fields |= {
         "rows": grid.rows, "cols": grid.cols, "down": grid.down, "across": grid.across, "patches": grid.count,
         "classes": classes, "streams": streams_at, "stream_count": len(coded_classes), "map_blocks": map_blocks,
@@ -183,6 +196,8 @@ def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
         "row_order": layout.take(4 * grid.rows) if params.row_keys else 0,
         "col_order": layout.take(4 * grid.cols) if params.col_keys else 0,
         "col_place": layout.take(4 * grid.cols) if params.col_keys else 0,
+        "tile_lengths": layout.take(4 * tiles), "tile_patches": layout.take(4 * tiles * most),
+        "tile_cols": layout.take(32 * tiles * most), "tile_most": most,
         "low_rank_scale": stored.sections["scales"][1] - 4,
     }  # fmt: skip
     prepare_blocks += int(params.row_keys) + int(params.col_keys) + (map_blocks if classes > 1 else 0)
@@ -191,8 +206,9 @@ def plan_fused(params: DctqParams, stored: StoredPayload) -> FusedPlan | None:
     return FusedPlan(
         params, stored, head, head_at, upload_size, layout.take(0, 64), fields,
         ("class_map", "streams", "counts", "places", "ranges", "multipliers", "left", "right", "left_limbs",
-         "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "low_rank_scale", "class_table"),
-        prepare_blocks, map_blocks + place_blocks, limbs,
+         "right_rows", "row_keys", "col_keys", "row_order", "col_order", "col_place", "tile_lengths", "tile_patches",
+         "tile_cols", "low_rank_scale", "class_table"),
+        prepare_blocks, map_blocks + place_blocks + tiles, limbs,
     )  # fmt: skip
 
 
@@ -215,7 +231,7 @@ class FusedLayer:
         with torch.cuda.device(self._device):
             self._basis = _basis_table(plan.params.transform, self._device)
             self._argument.basis = self._basis.data_ptr()
-            kernels = self._kernels("BF16", "BF16", vector=True)
+            kernels = _load(self._device, "prepare", AFFINE=int(plan.params.quantiser == "affine"), LIMBS=plan.limbs)
             kernels.launch("prepare", plan.prepare_blocks, _THREADS, self._argument)
             kernels.launch("place", plan.place_blocks, _THREADS, self._argument)
 
@@ -241,14 +257,6 @@ class FusedLayer:
         params, argument = self._plan.params, self._argument
         grid = params.grid
         with torch.cuda.device(self._device):
-            if params.col_keys and base_dtype not in ("none", dtype):
-                # Tiles hold one element type: convert the base first, which is what step 5 does with a zero delta.
-                widened = torch.empty(base.numel() * 4, dtype=torch.uint8, device=self._device).view(torch.float32)
-                delta = torch.empty_like(widened)
-                self._decode(delta, "none", delta, "F32", part)
-                widened.copy_(base.view(-1).view(_TORCH[base_dtype]))
-                _add_rounded(widened, delta, result.view(-1).view(_TORCH[dtype]))
-                return
             argument.base, argument.result, argument.stride = base.data_ptr(), result.data_ptr(), part.cols
             argument.row_first, argument.row_stop = part.row_first, part.row_stop
             argument.col_first, argument.col_stop = part.col_first, part.col_stop
@@ -261,8 +269,11 @@ class FusedLayer:
             )
             kernels = self._kernels(base_dtype, dtype, vector=vector)
             if params.col_keys:
-                tiles, shared = self._tiles(_SIZES[dtype])
-                kernels.launch("decode_tiles", tiles, _THREADS, argument, shared)
+                argument.tile_first = part.col_first // _TILE_COLS
+                argument.tile_count = _blocks(part.col_stop, _TILE_COLS) - argument.tile_first
+                shared = self._tile_size()
+                blocks = argument.tile_count * _best_step(grid.down, argument.tile_count, shared, self._device)
+                kernels.launch("decode_tiles", blocks, _THREADS, argument, shared)
             else:
                 strip = 128 // _SIZES[dtype]
                 staged = vector and base_dtype != "none" and _SIZES[base_dtype] == _SIZES[dtype]
@@ -274,43 +285,42 @@ class FusedLayer:
                 if not staged or grid.rows % _PATCH or grid.cols % strip or part != Part.whole(grid):
                     kernels.launch("decode_edges", _blocks(grid.count, _THREADS // 32), _THREADS, argument)
 
-    def _tiles(self, size: int) -> tuple[int, int]:
-        """Blocks of ``decode_tiles``, of which all run at a time, and what each takes of shared memory."""
-        grid, chunks = self._plan.params.grid, _chunks(self._plan.params.rank)
-        cols = _tile_cols(size, chunks)
-        shared = 16 * (cols * size + 16) + _MOST_ITEMS * (64 + 8 + 1) + 256 * self._plan.limbs * chunks + 80
-        shared += 16 * chunks * (cols + 1) + _MOST_ITEMS * 32 + 2 * cols + 16 + 4 * _blocks(grid.across, 32)
-        tiles = _blocks(grid.cols, cols)
-        most = torch.cuda.get_device_properties(self._device).multi_processor_count * _TILE_BLOCKS
-        return tiles * max(1, min(grid.down, most // tiles)), shared
+    def _tile_size(self) -> int:
+        """Bytes of shared memory of a block of ``decode_tiles``."""
+        params, chunks = self._plan.params, _chunks(self._plan.params.rank, _MOST_TILE_CHUNKS)
+        tables = 4 * 512 if params.quantiser == "affine" else 2 * 512 + 16 * len(params.levels)
+        return _TILE_FIXED + tables + chunks * (32 * _THREADS + 512 * self._plan.limbs)
 
     def _stages(self, patches: int) -> int:
         """Bytes of shared memory of a block of ``decode_rows``: two stages a warp."""
-        chunks = _chunks(self._plan.params.rank)
+        chunks = _chunks(self._plan.params.rank, _MOST_CHUNKS)
         return 2 * (_THREADS // 32) * (16 * 128 + patches * 64 + patches * 16 * 16 * chunks)
 
     def _kernels(self, base_dtype: str, dtype: str, *, vector: bool) -> Kernels:
-        return _load(
-            self._device, _TYPES[base_dtype], _TYPES[dtype], self._plan.params.quantiser == "affine", self._plan.limbs,
-            _chunks(self._plan.params.rank), vector,
-        )  # fmt: skip
-
-
-_TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+        params, plan = self._plan.params, self._plan
+        macros = {
+            "BASE": _TYPES[base_dtype], "RESULT": _TYPES[dtype], "AFFINE": int(params.quantiser == "affine"),
+            "LIMBS": plan.limbs, "VECTOR": int(vector),
+        }  # fmt: skip
+        if not params.col_keys:
+            return _load(self._device, "rows", CHUNKS=_chunks(params.rank, _MOST_CHUNKS), **macros)
+        return _load(self._device, "tiles", CHUNKS=_chunks(params.rank, _MOST_TILE_CHUNKS), **macros)
 
 
 @lru_cache(maxsize=256)
-def _load(device: torch.device, base: int, result: int, affine: bool, limbs: int, chunks: int, vector: bool) -> Kernels:
-    options = ("--std=c++17", "--fmad=false", f"-DBASE={base}", f"-DRESULT={result}", f"-DAFFINE={int(affine)}",
-               f"-DLIMBS={limbs}", f"-DCHUNKS={chunks}", f"-DVECTOR={int(vector)}")  # fmt: skip
-    source = "\n".join(Path(__file__).with_name(name).read_text() for name in _SOURCES)
+def _load(device: torch.device, kind: str, **macros: int) -> Kernels:
+    options = ["--std=c++17", "--fmad=false", *(f"-D{name}={value}" for name, value in macros.items())]
+    source = "\n".join(Path(__file__).with_name(name).read_text() for name in _SOURCES[kind])
     return load_kernels(source, options, device)
 
 
 def _width(params: DctqParams, number: int) -> int:
-    """Bits in which a symbol is held on the device; with eight it is no symbol but a level, 128 above its value."""
+    """Bits in which a symbol is held on the device; with eight it is no symbol but a level, 128 above its value.
+
+    Four select levels as they are: ``decode_tiles``, which is not limited by memory, spares what two cost to spread.
+    """
     alphabet = params.alphabets[number]
-    return 2 if alphabet <= 4 else 4 if alphabet <= 8 else 8
+    return 2 if alphabet <= 4 and not params.col_keys else 4 if alphabet <= 8 else 8
 
 
 def _divided(transform: str, levels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
@@ -331,15 +341,18 @@ def _best_run(down: int, strips: int, device: torch.device) -> int:
     return min((4, 3, 2), key=lambda run: _blocks(down * _blocks(strips, run), warps) * (run + _START))
 
 
-def _tile_cols(size: int, chunks: int) -> int:
-    """Columns that a block of ``decode_tiles`` owns, of elements of so many bytes."""
-    return 512 if size == 4 or chunks == 2 else 1024
+@lru_cache(maxsize=1024)
+def _best_step(down: int, tiles: int, shared: int, device: torch.device) -> int:
+    """How many blocks of so much shared memory go down a tile: all of them run at a time."""
+    blocks = max(1, min(_TILE_BLOCKS, _SHARED // (shared + _RESERVED_SHARED)))
+    most = torch.cuda.get_device_properties(device).multi_processor_count * blocks
+    return max(1, min(down, most // max(1, tiles)))
 
 
-def _chunks(rank: int) -> int:
-    """How many times 16 terms are held in registers; 0 if they are too many, or none."""
+def _chunks(rank: int, most: int) -> int:
+    """How many times 16 terms are held; 0 if they are more than ``most``, or none."""
     chunks = -(-rank // 16)
-    return chunks if chunks <= 2 else 0
+    return chunks if chunks <= most else 0
 
 
 def _limbs(params: DctqParams, stored: StoredPayload) -> int:
@@ -379,10 +392,3 @@ def _basis_table(transform: str, device: torch.device) -> torch.Tensor:
         table[lane, :8] = np.array(halves, dtype=np.float16).view(np.uint32)[:, 0]
         table[lane, 8:] = np.concatenate([ones[r, 4 * t : 4 * t + 4] for r in (g, g + 8)]).view(np.uint32)
     return torch.from_numpy(table.view(np.int32)).to(device)
-
-
-def _add_rounded(base: torch.Tensor, delta: torch.Tensor, result: torch.Tensor) -> None:
-    """Step 5 of section 7.2.3 through torch: NaNs become the quiet one."""
-    total = torch.where(delta == 0, base, base + delta)
-    result.copy_(total)
-    result.masked_fill_(result.isnan(), float("nan"))

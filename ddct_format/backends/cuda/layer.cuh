@@ -6,7 +6,7 @@
 // Compiled at run time with -fmad=false: a multiply and an add must round twice. Macros, all given on the command line:
 // BASE, RESULT: 0 nothing (the result is the float32 delta), 1 BF16, 2 F16, 3 F32. AFFINE: the quantiser. LIMBS: bytes
 // in which multiplier times left is held, 0 without a low-rank part. CHUNKS: how many times 16 terms that part has, 0
-// if more than 2. VECTOR: rows may be read and written 16 bytes at a time.
+// if those are too many. VECTOR: rows may be read and written 16 bytes at a time.
 //
 // Tensor cores add exactly as long as every sum of integers stays below 2^24; the inverse transform needs two products.
 // The accumulators of the first are, lane by lane, an operand of the second, so nothing passes through shared memory.
@@ -33,6 +33,8 @@ struct Layer { // see fused.py, which fills it; all pointers are device addresse
     i8 *left_limbs, *right_rows; // [LIMBS][rows][padded_rank], [cols][padded_rank]
     const u8 *row_keys, *col_keys;
     u32 *row_order, *col_order, *col_place;
+    u32 *tile_lengths, *tile_patches, *tile_cols; // [tiles], [tiles][tile_most], [tiles][tile_most][8], see prepare.cu
+    i64 tile_most, tile_first, tile_count;        // patches of a tile, and which tiles base and result have a part in
     const float *scales, *low_rank_scale;
     const u32* basis;
     const void* base;
@@ -67,3 +69,5 @@ struct Stream { // symbols of a class; where they lie is told in bytes from `buf
 #define CODE_HIGH 8  // the bytes of levels are the high bytes of float16, whose low bytes are zero, not levels plus 128
 #define CODE_BITS 4
 #define CENTRE 2     // affine symbols are coded as levels -2 to 1, so that the first product needs no parts
+#define TILE_COLS 512     // of a block of decode_tiles, 64 for each warp
+#define MOST_ACROSS 65536 // patches side by side, where columns are reordered

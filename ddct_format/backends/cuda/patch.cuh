@@ -36,25 +36,30 @@ __device__ __forceinline__ u32 gather_nibbles(u32 bytes) // the low nibbles of f
     return (bytes & 0xF) | (bytes >> 4 & 0xF0) | (bytes >> 8 & 0xF00) | (bytes >> 12 & 0xF000);
 }
 
-// A patch's place and what this lane takes part in: of symbols of two bits rows; of four bits, if they are there already,
-// two in each of four rows.
-struct Symbols {
-    uint2 place;
-    uint4 rows;
-    u32 fours;
-    bool has_fours = false;
-};
-
 __device__ __forceinline__ const u8* words_of(const Layer& layer, uint2 place)
 {
     return layer.buffer + ((u64)(place.x >> CODE_BITS) << 6);
 }
 
-__device__ __forceinline__ u32 load_fours(const Layer& layer, uint2 place, int g, int t)
+// Two times four levels, bytes as the code says, as pairs of float16.
+__device__ __forceinline__ void to_levels(uint2 place, u32 even, u32 odd, u32 (&halves)[4])
 {
-    const u8* words = words_of(layer, place) + t * 32 + g;
-    return __ldg(words) | __ldg(words + 8) << 8 | __ldg(words + 16) << 16 | __ldg(words + 24) << 24;
+    if (place.x & CODE_HIGH) {
+        halves[0] = permute(even, 0, 0x1404);
+        halves[1] = permute(even, 0, 0x3424);
+        halves[2] = permute(odd, 0, 0x1404);
+        halves[3] = permute(odd, 0, 0x3424);
+    } else {
+        to_halves(even, halves[0], halves[1]);
+        to_halves(odd, halves[2], halves[3]);
+    }
 }
+
+// A patch's place, and four rows of symbols of two bits.
+struct Symbols {
+    uint2 place;
+    uint4 rows;
+};
 
 // The levels of a lane: halves[0, 1] of rows 4t, 4t+1 and 4t+2, 4t+3 in column 2g, halves[2, 3] in column 2g+1.
 __device__ __forceinline__ void unpack(
@@ -70,7 +75,8 @@ __device__ __forceinline__ void unpack(
         even = permute(low, 0, digits & 0x3333);
         odd = permute(low, 0, digits >> 2 & 0x3333);
     } else if (width == 2) {
-        u32 fours = symbols.has_fours ? symbols.fours : load_fours(layer, symbols.place, g, t);
+        const u8* words = words_of(layer, symbols.place) + t * 32 + g;
+        u32 fours = __ldg(words) | __ldg(words + 8) << 8 | __ldg(words + 16) << 16 | __ldg(words + 24) << 24;
         u32 evens = fours & 0x07070707, odds = fours >> 4 & 0x07070707;
         even = permute(low, high, gather_nibbles(evens));
         odd = permute(low, high, gather_nibbles(odds));
@@ -80,15 +86,7 @@ __device__ __forceinline__ void unpack(
         even = permute(upper, lower, 0x6420);
         odd = permute(upper, lower, 0x7531);
     }
-    if (symbols.place.x & CODE_HIGH) {
-        halves[0] = permute(even, 0, 0x1404);
-        halves[1] = permute(even, 0, 0x3424);
-        halves[2] = permute(odd, 0, 0x1404);
-        halves[3] = permute(odd, 0, 0x3424);
-    } else {
-        to_halves(even, halves[0], halves[1]);
-        to_halves(odd, halves[2], halves[3]);
-    }
+    to_levels(symbols.place, even, odd, halves);
 }
 
 // integers[0..3]: row g, columns 4t to 4t+3; integers[4..7]: row g + 8.
@@ -167,13 +165,16 @@ struct Classes { // a table of Scaled in shared memory, its address kept in a re
     }
 };
 
-// The delta of a patch but for the low-rank part; laid out as `integers` of inverse.
+// The delta of a patch but for the low-rank part; laid out as `integers` of inverse. The source is what `unpack` takes.
+template <typename Source>
 __device__ __forceinline__ void decode_patch(const Layer& layer, const Basis& basis, const Classes& classes,
-                                             const Symbols& symbols, float gain, int g, int t, float (&delta)[8])
+                                             const Source& symbols, float gain, int g, int t, float (&delta)[8])
 {
     uint2 place = symbols.place;
-    for (int n = 0; n < 8; n++) delta[n] = 0.0f;
-    if ((place.x & CODE_WIDTH) == 0) return;
+    if ((place.x & CODE_WIDTH) == 0) {
+        for (int n = 0; n < 8; n++) delta[n] = 0.0f;
+        return;
+    }
     u32 halves[4];
     if (AFFINE) {
         bool split = layer.split;

@@ -91,7 +91,7 @@ __device__ __forceinline__ uint4 load_16(const u8* bytes)
 }
 
 // Dense symbols to fields of WIDTH bits: 16 bytes a thread.
-template <int PER_BYTE, int WIDTH> __device__ void repack(const Codes& stream, u32 block, const u16* table)
+template <int PER_BYTE, int WIDTH> __device__ void repack(const Codes& stream, u32 block, const u32* table)
 {
     i64 group = (i64)block * THREADS + threadIdx.x;
     if (group * 16 >= stream.packed_size) return;
@@ -116,7 +116,7 @@ template <int PER_BYTE, int WIDTH> __device__ void repack(const Codes& stream, u
     for (int index = 0; index < WORDS; index++) target[index] = words[index];
 }
 
-__device__ void repack_block(const Codes& stream, u32 block, u16* table)
+__device__ void repack_block(const Codes& stream, u32 block, u32* table)
 {
     int alphabet = stream.alphabet, per_byte = symbols_per_byte(alphabet), width = stream.width;
     u32 rest = threadIdx.x, fields = 0;
@@ -125,12 +125,12 @@ __device__ void repack_block(const Codes& stream, u32 block, u16* table)
         rest /= alphabet;
         fields |= (width == 8 ? stream.levels[symbol] : symbol) << (width * digit);
     }
-    table[threadIdx.x] = (u16)fields;
+    table[threadIdx.x] = fields;
     __syncthreads();
     switch (per_byte) {
-    case 8: repack<8, 2>(stream, block, table); break;
-    case 5: repack<5, 2>(stream, block, table); break;
-    case 4: repack<4, 2>(stream, block, table); break;
+    case 8: width == 4 ? repack<8, 4>(stream, block, table) : repack<8, 2>(stream, block, table); break;
+    case 5: width == 4 ? repack<5, 4>(stream, block, table) : repack<5, 2>(stream, block, table); break;
+    case 4: width == 4 ? repack<4, 4>(stream, block, table) : repack<4, 2>(stream, block, table); break;
     case 3: repack<3, 4>(stream, block, table); break;
     case 2: width == 4 ? repack<2, 4>(stream, block, table) : repack<2, 8>(stream, block, table); break;
     default: repack<1, 8>(stream, block, table);
@@ -277,7 +277,7 @@ __device__ void turn_right(const Layer& layer, u32 block)
 
 extern "C" __global__ void __launch_bounds__(THREADS) prepare(const __grid_constant__ Layer layer)
 {
-    __shared__ union { Ranks ranks; u16 table[256]; u64 sums[WARPS]; u32 counts[257]; } shared;
+    __shared__ union { Ranks ranks; u32 table[256]; u64 sums[WARPS]; u32 counts[257]; } shared;
     i64 block = blockIdx.x;
     if (layer.row_keys && block-- == 0) {
         rank_keys<true>(shared.ranks, layer.row_keys, 0, layer.rows, nullptr, 256,
@@ -335,6 +335,45 @@ extern "C" __global__ void __launch_bounds__(THREADS) prepare(const __grid_const
 #endif
 }
 
+struct TileList {
+    u32 wanted[MOST_ACROSS / 32]; // a bit for each patch
+    u32 length;
+};
+
+// Which patches of the order have columns in a tile of the view, in any order, and which columns of the tile those are:
+// columns g and g + 8 of each patch in one word, TILE_COLS for those that lie elsewhere.
+__device__ void list_tile(const Layer& layer, TileList& list, u32 tile)
+{
+    i64 first = (i64)tile * TILE_COLS;
+    u32 width = (u32)min((i64)TILE_COLS, layer.cols - first), words = (u32)((layer.across + 31) / 32);
+    u32* patches = layer.tile_patches + (u64)tile * layer.tile_most;
+    u32* cols = layer.tile_cols + (u64)tile * layer.tile_most * 8;
+    for (u32 word = threadIdx.x; word < words; word += THREADS) list.wanted[word] = 0;
+    if (threadIdx.x == 0) list.length = 0;
+    __syncthreads();
+    for (u32 n = threadIdx.x; n < width; n += THREADS) {
+        u32 patch = layer.col_place[first + n] / 16;
+        atomicOr(list.wanted + patch / 32, 1u << patch % 32);
+    }
+    __syncthreads();
+    for (u32 word = threadIdx.x; word < words; word += THREADS) {
+        u32 bits = list.wanted[word];
+        if (!bits) continue;
+        u32 next = atomicAdd(&list.length, __popc(bits));
+        for (; bits; bits &= bits - 1) patches[next++] = word * 32 + __ffs(bits) - 1;
+    }
+    __syncthreads();
+    auto col_of = [&](u32 place) {
+        u32 col = (place < layer.cols ? layer.col_order[place] : ALL) - (u32)first;
+        return col < width ? col : TILE_COLS;
+    };
+    for (u32 n = threadIdx.x; n < list.length * 8; n += THREADS) {
+        u32 place = patches[n / 8] * 16 + n % 8;
+        cols[n] = col_of(place) | col_of(place + 8) << 16;
+    }
+    if (threadIdx.x == 0) layer.tile_lengths[tile] = list.length;
+}
+
 __device__ __forceinline__ u32 half_bits(const u8* planes, i64 plane, i64 index)
 {
     return planes[index] | planes[plane + index] << 8;
@@ -354,7 +393,11 @@ __device__ void write_place(const Layer& layer, i64 patch, int number, u32 ordin
 
 extern "C" __global__ void __launch_bounds__(THREADS) place(const __grid_constant__ Layer layer)
 {
-    __shared__ union { struct { Ranks ranks; u32 start[257]; u32 coded[MAP_BLOCK / 32], before[MAP_BLOCK / 32]; } map; u64 sums[WARPS]; } shared;
+    __shared__ union {
+        struct { Ranks ranks; u32 start[257]; u32 coded[MAP_BLOCK / 32], before[MAP_BLOCK / 32]; } map;
+        u64 sums[WARPS];
+        TileList tile;
+    } shared;
     i64 block = blockIdx.x;
     if (block < layer.map_blocks) {
         i64 first = block * MAP_BLOCK, stop = min(first + MAP_BLOCK, layer.patches);
@@ -404,4 +447,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) place(const __grid_constan
         }
         block -= stream.place_blocks;
     }
+    list_tile(layer, shared.tile, (u32)block);
 }

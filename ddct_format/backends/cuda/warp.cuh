@@ -45,3 +45,9 @@ __device__ __forceinline__ void copy_16(void* target, const void* source)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(target)), "l"(source));
 }
+
+template <int SIZE> __device__ __forceinline__ void copy_small(void* target, const void* source) // 4 or 8 bytes
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"((u32)__cvta_generic_to_shared(target)), "l"(source),
+                 "n"(SIZE));
+}
