@@ -219,6 +219,7 @@ class Crew:
                     return
                 job = next(queue for queue in self._queues() if queue).popleft()
             job.run()
+            del job  # while this thread waits, nothing of it need stay in memory
 
     def _queues(self) -> tuple[deque[_Job[Any, Any]], ...]:
         return self._urgent, self._things, self._parts

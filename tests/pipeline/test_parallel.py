@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 
 import pytest
 from hypothesis import given
@@ -146,6 +147,24 @@ def test_an_error_ends_a_crew_also_in_the_middle_of_something_large() -> None:
     with pytest.raises(ValueError, match="wrong"), Crew(2) as crew:
         list(crew.finished(work, ["wrong", "large", "never"], cost=lambda item: 1, budget=10))
     assert len(parts) < 100
+
+
+def test_a_crew_that_waits_keeps_nothing_in_memory() -> None:
+    class Thing:
+        pass
+
+    with Crew(2) as crew:
+        things = [Thing() for _ in range(8)]
+        known = [weakref.ref(thing) for thing in things]
+
+        def work(thing: Thing) -> Thing:
+            time.sleep(0.005)
+            return thing
+
+        assert len(list(crew.spread(work, things))) == 8
+        del things
+        time.sleep(0.05)
+        assert all(thing() is None for thing in known)
 
 
 def test_an_error_of_a_part_is_raised_where_its_result_is_due() -> None:
