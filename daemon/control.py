@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,12 @@ class ControlServer:
         return self._socket.fileno()
 
     def serve(self) -> None:
-        """Answer one client; a slow or strange one costs at most two seconds."""
+        """Answer one client; a strange one, or one that is slow to ask, costs about two seconds."""
         with contextlib.suppress(OSError, ValueError):
             client, _ = self._socket.accept()
             with client:
+                request = json.loads(_receive_line(client, _PATIENCE_SECONDS))
                 client.settimeout(_PATIENCE_SECONDS)
-                request = json.loads(_receive_line(client))
                 known = isinstance(request, dict)
                 answer = self._handle(request) if known else {"error": "a request is a JSON object"}
                 client.sendall(json.dumps(answer).encode() + b"\n")
@@ -81,7 +82,7 @@ def ask_daemon(state_path: Path, request: dict[str, Any]) -> dict[str, Any]:
             with _short_path(state_path) as short:
                 channel.connect(short)
             channel.sendall(json.dumps(request).encode() + b"\n")
-            answer = json.loads(_receive_line(channel))
+            answer = json.loads(_receive_line(channel, _ANSWER_SECONDS))
         except (FileNotFoundError, ConnectionRefusedError):
             raise ConfigError("no daemon is running on this state", place=state_path) from None
         except (OSError, ValueError) as error:
@@ -102,9 +103,11 @@ def _short_path(state_path: Path) -> Iterator[str]:
         os.close(directory)
 
 
-def _receive_line(channel: socket.socket) -> bytes:
-    received = b""
+def _receive_line(channel: socket.socket, seconds: float) -> bytes:
+    """All of a line, within so many seconds; OSError if it takes longer."""
+    received, deadline = b"", time.monotonic() + seconds
     while not received.endswith(b"\n") and len(received) <= _MAX_BYTES:
+        channel.settimeout(max(0.001, deadline - time.monotonic()))
         piece = channel.recv(65536)
         if not piece:
             break

@@ -39,6 +39,8 @@ _SMALL = 1 << 15
 
 _SHORTAGES = ("out of memory", "allocate memory")
 """In what torch says when there is none left, of a device or of the host."""
+_ON_HOST, _COPIES = 4 << 30, 3
+"""Bytes that tensors which are decoded on the host may take at a time, each with its base and its payload."""
 _PIECE = 16 << 20
 """Bytes of a strided tensor that are copied between devices at a time: torch makes a contiguous copy of them first."""
 
@@ -123,6 +125,7 @@ def apply(
     """
     if decompress not in ("host", "gpu"):
         raise ConfigError(f"decompress is {decompress!r}, not host or gpu")
+    where = None if keep_base is None else _device_for_copies(keep_base)
     opened = archive if isinstance(archive, Archive) else open_archive(archive)
     applied = AppliedArchive(opened.content_id)
     try:
@@ -141,7 +144,7 @@ def apply(
                 if check_base:
                     _check_contents(opened, jobs)
                 try:
-                    _apply_all(opened, jobs, applied, keep_base, threads or default_threads(_THREADS), inflater)
+                    _apply_all(opened, jobs, applied, where, threads or default_threads(_THREADS), inflater)
                     if verify:
                         _check_results(opened, jobs, base_is_checked=bool(check_base))
                 except BaseException:
@@ -151,6 +154,16 @@ def apply(
         if opened is not archive:
             opened.close()
     return applied
+
+
+def _device_for_copies(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"keep_base is {name!r}, which is no device") from None
+    if device.type == "meta":
+        raise ConfigError("keep_base is 'meta', which keeps nothing")
+    return device
 
 
 def _is_resident(tensor: torch.Tensor) -> bool:
@@ -213,11 +226,10 @@ def _apply_all(
     archive: Archive,
     jobs: Mapping[str, Job],
     applied: AppliedArchive,
-    keep_base: str | None,
+    where: torch.device | None,
     threads: int,
     inflater: DeviceInflater | None,
 ) -> None:
-    where = None if keep_base is None else torch.device(keep_base)
     layered = [job for job in jobs.values() if job.record.layers]
     resident = {job.record.name: job for job in layered if _is_decoded_there(job)}
     on_host = [job for job in layered if not _is_decoded_there(job)]
@@ -237,7 +249,13 @@ def _apply_all(
         torch.cuda.synchronize(device)  # other threads have streams of their own
     # The device may have written some of what it then lacked memory to finish: what was saved is the base.
     bases = [applied._saved.get(job.record.name, (job.base, job.base))[1] for job in on_host]
-    decoded = map_ordered(lambda item: _decode_on_host(archive, *item), zip(on_host, bases, strict=True), threads)
+    decoded = map_ordered(
+        lambda item: _decode_on_host(archive, *item),
+        zip(on_host, bases, strict=True),
+        threads,
+        cost=lambda item: _COPIES * item[0].record.nbytes,
+        budget=_ON_HOST,
+    )
     for job, result in zip(on_host, decoded, strict=True):
         _replace(archive, job, result, where, applied)
     for job in jobs.values():
@@ -346,7 +364,7 @@ def _decode_on_host(archive: Archive, job: Job, base: torch.Tensor) -> torch.Ten
         assert data is not None
         if not data.size:
             return torch.empty(part.shape, dtype=job.result.dtype)
-        return torch.frombuffer(bytearray(data), dtype=job.result.dtype).view(part.full_shape)[part.index]
+        return torch.from_numpy(data).view(job.result.dtype).view(part.full_shape)[part.index]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -83,6 +85,30 @@ def test_drain_returns_when_all_is_published_and_fails_when_it_is_not_in_time(wo
     assert late.returncode == 14
     assert json.loads(late.stdout)["error"]["code"] == "not-drained"
     assert "checkpoint-3" in late.stderr
+    world.stop()
+
+
+def test_a_client_that_asks_byte_by_byte_does_not_hold_up_the_daemon(world: World, command: Command) -> None:
+    world.start()
+    world.wait_until_ready()
+    path = world.state / "control.sock"
+    world.wait_for(path.exists, "a socket")
+    ended = threading.Event()
+
+    def drip() -> None:
+        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+            client.connect(os.path.relpath(path))
+            while not ended.wait(0.5):
+                client.sendall(b" ")
+
+    slow = threading.Thread(target=drip)
+    slow.start()
+    try:
+        world.write("checkpoint-1", 1)
+        world.wait_for_stage("checkpoint-1", "published")
+    finally:
+        ended.set()
+        slow.join()
     world.stop()
 
 

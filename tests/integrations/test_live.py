@@ -180,6 +180,14 @@ def test_tensors_that_the_archive_does_not_name_are_left_alone(archive: Path) ->
     assert torch.equal(model["more"], torch.ones(3))
 
 
+@pytest.mark.parametrize("keep_base", ["meta", "elsewhere"])
+def test_copies_are_kept_where_they_can_be_kept(archive: Path, keep_base: str) -> None:
+    model = base_model()
+    with pytest.raises(ConfigError, match="keep_base"):
+        ddct_format.apply(model, archive, keep_base=keep_base)
+    assert same(model, base_model())
+
+
 def test_a_revert_that_fails_can_be_repeated(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = base_model()
     applied = ddct_format.apply(model, archive)
