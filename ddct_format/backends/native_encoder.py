@@ -24,7 +24,7 @@ from .encoder import (
     UlpCoding,
     UlpStreams,
 )
-from .numpy_encoder import NumpyEncoder, prediction
+from .numpy_encoder import LARGEST_SIZE, NumpyEncoder, prediction
 
 __all__ = ["NativeEncoder"]
 
@@ -141,6 +141,14 @@ class NativeEncoder(NumpyEncoder):
         runs, packed = native.core.pack_class(symbols, class_map, number, alphabet, sparse)
         parts = [runs, packed] if sparse else [packed]
         return [np.frombuffer(part, dtype=np.uint8) for part in parts]
+
+    def ulp_sizes(self, band: Band) -> npt.NDArray[np.float32]:
+        if native.core is None:
+            return super().ulp_sizes(band)
+        sizes = self.difference(Band(prediction(band), band.dtype, band.target, band.dtype, band.cols))
+        np.abs(sizes, out=sizes)
+        np.copyto(sizes, 0, where=~(sizes < np.inf))
+        return np.minimum(sizes, np.float32(LARGEST_SIZE), out=sizes)
 
     def ulp_row_sizes(self, band: Band, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if native.core is None:

@@ -79,7 +79,7 @@ def compress(raw: Buffer, boundaries: Sequence[int] = (), effort: Effort = "defa
     """
     source = byte_view(raw)
     frames = _compress_all(source, _inside(boundaries, 0, len(source)), _EFFORTS[effort])
-    return min(bytes(source), *frames.values(), key=len)
+    return _smallest(source, frames)
 
 
 def compress_chunks(
@@ -103,7 +103,12 @@ def compress_chunks(
         if not usual:
             usual, alike = _clearly_best(frames), 0
         alike += 1
-        yield min(bytes(source[start:stop]), *frames.values(), key=len)
+        yield _smallest(source[start:stop], frames)
+
+
+def _smallest(source: memoryview, frames: Mapping[str, bytes]) -> bytes:
+    frame = min(frames.values(), key=len)
+    return frame if len(frame) < len(source) else bytes(source)
 
 
 def _inside(boundaries: Sequence[int], start: int, stop: int) -> list[int]:

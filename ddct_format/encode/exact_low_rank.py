@@ -25,7 +25,7 @@ CHEAP_RANKS = 64
 _PATCH = 32
 _RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _LARGEST_FACTOR = 127
-_PRICED_ROWS = 1024
+_PRICED_ROWS = 512
 """Tell what all factors of a term cost."""
 _SIDE_BITS = 120
 """What a term costs beside the entropy of its factors."""

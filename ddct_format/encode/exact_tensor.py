@@ -68,23 +68,28 @@ def encode_exactly(
     if base is None or not float_pair(base, target) or not target.data.size:
         return carry(target, target_digest, workspace)
     pair = Pair(base, target, (target.data.size * 8 // DTYPE_BITS[target.dtype] // cols, cols))
+    rows = spread_rows(pair.rows, max(_SAMPLE_ROWS, _SAMPLE_WEIGHTS // cols), 1)
+    sample = pair.take(rows)
     predicted, energy = None, None
     if lossy is None and min(pair.cols, pair.rows) >= _SMALLEST_SIDE:
-        predicted, energy = _low_rank(pair, backend, workspace)
+        predicted, energy = _low_rank(pair, sample, backend, workspace)
     if energy is None:
         sums = sum_delta(pair, backend, workspace)
         energy = sums.energy if sums.finite else 0.0
     kinds = None
     if pair.elements > _WHOLE:
-        sample = spread_rows(pair.rows, max(_SAMPLE_ROWS, _SAMPLE_WEIGHTS // cols), 1)
-        plain, kinds = _decide(pair.take(sample), pair.rows / sample.size, predicted, sample, backend, workspace)
+        plain, kinds = _decide(sample, pair.rows / rows.size, predicted, rows, backend, workspace)
         predicted = None if plain else predicted
+    del sample
     first = _first_layer(pair, predicted, backend, workspace)
     before, plan = base, None
     if first is not None:
         before = _after(first, target, workspace)
         plan = plan_exact(before, target, cols, backend, workspace, kinds=kinds)
-        size = plan.size + _stored_size(first.sections)
+        # That a sample has told the better way makes this a bound: these few bytes need not be compressed for it.
+        size = plan.size + (
+            _stored_size(first.sections) if kinds is None else sum(part.size for part in first.sections)
+        )
     if first is None or kinds is None:
         alone = plan_exact(base, target, cols, backend, workspace, kinds=kinds)
         if plan is None or alone.size <= size:
@@ -140,9 +145,14 @@ def _exact_layer(
     return EncodedLayer(ulp.NAME, params.as_json(), sections, digest, effort="entropy")
 
 
-def _low_rank(pair: Pair, backend: Backend, workspace: Workspace) -> tuple[EncodedDelta | None, float | None]:
-    """The low-rank layer that pays, if any does, and the delta's energy, if it was found on the way."""
-    sample = pair.take(spread_rows(pair.rows, max(_SAMPLE_ROWS, _SAMPLE_WEIGHTS // pair.cols), 1))
+def _low_rank(
+    pair: Pair, sample: Pair, backend: Backend, workspace: Workspace
+) -> tuple[EncodedDelta | None, float | None]:
+    """The low-rank layer that pays, if any does, and the delta's energy, if it was found on the way.
+
+    Args:
+        sample: some rows.
+    """
     sums = sum_delta(sample, backend, workspace)
     # It only keeps squares within their type's range: any row will do, but for one without changes.
     power = int(np.frexp(sums.largest)[1]) if sums.finite else 0
