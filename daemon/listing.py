@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import logging
 import os
 import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 __all__ = ["MAX_FILES", "FileStat", "Kind", "Listing", "list_checkpoint", "list_checkpoints"]
+
+_log = logging.getLogger(__name__)
 
 _TRAINER_NAME = re.compile(r"checkpoint-([0-9]{1,15})")
 _DEEPSPEED_NAME = re.compile(r"global_step([0-9]{1,15})")
@@ -133,12 +136,25 @@ def _search(directory: Path, real_root: Path, depth: int) -> Iterator[Path]:
         if entry.name.startswith(".") or not _is_directory(entry):
             continue
         path = Path(entry.path)
+        if not _is_text(path):
+            continue
         # "latest -> checkpoint-30": the target is found under its own name.
         if entry.is_symlink() and Path(os.path.realpath(path)).is_relative_to(real_root):
             continue
         yield path
         if depth < _SEARCH_DEPTH and _TRAINER_NAME.fullmatch(entry.name) is None:
             yield from _search(path, real_root, depth + 1)
+
+
+@cache
+def _is_text(path: Path) -> bool:
+    """Whether the name is UTF-8: no hub takes any other, nor does the journal. Said once."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        _log.warning("%s and what is in it is left out: its name is not UTF-8", os.fsencode(path))
+        return False
+    return True
 
 
 def _list(path: Path, name: str, root: Path) -> Listing | None:

@@ -173,9 +173,14 @@ class Journal:
     def save(self, entry: Entry) -> None:
         """Write one entry; durable on return."""
         marks = ", ".join("?" * len(_COLUMNS))
+        # Reasons name files, whose names may be anything; SQLite takes UTF-8.
+        values = [
+            value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+            for value in astuple(entry)
+        ]
         with self._storage_errors(), self._database:
             self._database.execute(
-                f"INSERT OR REPLACE INTO checkpoints ({', '.join(_COLUMNS)}) VALUES ({marks})", astuple(entry)
+                f"INSERT OR REPLACE INTO checkpoints ({', '.join(_COLUMNS)}) VALUES ({marks})", values
             )
 
     def _prepare(self, read_only: bool) -> None:

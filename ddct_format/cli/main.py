@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -61,6 +62,9 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # What goes wrong is one line, ours; the library would announce each of its attempts.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be anything
     try:
         status: Any = cli.main(prog_name="ddct", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

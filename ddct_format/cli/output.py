@@ -74,8 +74,8 @@ def _duration(seconds: float) -> str:
 
 
 def print_json(value: Mapping[str, object]) -> None:
-    """One JSON object on one line."""
-    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """One JSON object on one line, in ASCII: names of files may be anything, and so may the terminal's encoding."""
+    click.echo(json.dumps(value, allow_nan=False))
 
 
 def print_table(rows: Mapping[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -198,6 +199,18 @@ def test_all_that_works_long_can_be_held_back(command: str) -> None:
     shown = ddct(command, "--help").stdout
     for option in ("--threads", "--memory", "--drop-cache", "--nice", "--device", "--gpu-memory", "--json"):
         assert option in shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_names_that_no_terminal_can_show_are_told_all_the_same(models: Path, tmp_path: Path, encoding: str) -> None:
+    path = os.fsencode(tmp_path) + b"/\xc3\xa4\xff.ddct"
+    Path(os.fsdecode(path)).write_bytes((models / "tuned.ddct").read_bytes())
+    for more in ([], ["--json"]):
+        command = [sys.executable, "-m", "ddct_format", "inspect", path, *more]
+        done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding}, check=True)
+        assert not done.stderr
+    assert json.loads(done.stdout)["archive"] == os.fsdecode(path)
 
 
 def test_help_and_version() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,14 @@ def test_deleted_files_are_told_from_changed_ones(tmp_path: Path) -> None:
     directory.rmdir()
     assert list_checkpoint(tmp_path, "checkpoint-1") is None
     assert before.same_or_removed(None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_what_has_a_name_that_is_not_utf8_is_left_out_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (b"run", b"r\xff"):
+        (tmp_path / os.fsdecode(name) / "checkpoint-1").mkdir(parents=True)
+    for _ in range(2):
+        assert [listing.name for listing in list_checkpoints(tmp_path)] == ["run/checkpoint-1"]
+    assert caplog.text.count("not UTF-8") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def test_an_entry_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         (loaded,) = journal.load().values()
     assert loaded == ENTRY
     assert (type(loaded.stage), type(loaded.resumable)) == (Stage, bool)
+
+
+def test_a_reason_may_name_files_whose_names_are_not_utf8(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.save(replace(ENTRY, reason="r\udcff is missing", left_out="\udc80"))
+        assert journal.load()[ENTRY.name] == replace(ENTRY, reason="r\\udcff is missing", left_out="\\udc80")
 
 
 def test_saving_again_replaces(tmp_path: Path) -> None:
