@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,20 @@ from ..codec.dctq import DctqParams, DctqPayload, StoredPayload
 from ..codec.ulp import UlpParams
 from .encoder import Encoder
 
-__all__ = ["Backend", "Decoder"]
+__all__ = ["Backend", "Comparison", "Decoder"]
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What a result is compared with while it is made, and still in the caches.
+
+    Attributes:
+        target: uint8, 1-D, of the result's element type.
+        error: Σ (t−d)², float64, infinite if a difference is not finite; None as long as that was not computed.
+    """
+
+    target: npt.NDArray[np.uint8]
+    error: float | None = None
 
 
 class Decoder(Protocol):
@@ -51,12 +65,14 @@ class Decoder(Protocol):
         base_dtype: str,
         dtype: str,
         out: npt.NDArray[np.uint8],
+        comparison: Comparison | None = None,
     ) -> Iterator[int]:
         """As :meth:`apply_stored`, into memory of the caller's, with a pause after each band of the tensor.
 
         Args:
             out: where the result goes, writable, 1-D and contiguous, of exactly its size; it may be a mapped region of
                 a file, of any alignment, and must not overlap ``base`` or the payload.
+            comparison: made on the way where that saves reading the result again; a backend may leave it to the caller.
 
         Yields:
             how many bytes of the result are finished, after each band of about 8 MiB or less; at the end ``out.size``.

@@ -13,6 +13,7 @@ from ..codec.transform import TRANSFORMS
 from ..codec.ulp import UlpParams
 from ..errors import InvalidError
 from ..native import Core
+from .interface import Comparison
 from .native_encoder import NativeEncoder
 
 __all__ = ["NativeCpuBackend"]
@@ -70,8 +71,9 @@ class NativeCpuBackend(NativeEncoder):
         base_dtype: str,
         dtype: str,
         out: npt.NDArray[np.uint8],
+        comparison: Comparison | None = None,
     ) -> Iterator[int]:
-        return self._decode(params, stored, base, base_dtype, dtype, out)
+        return self._decode(params, stored, base, base_dtype, dtype, out, comparison)
 
     def apply_ulp_bands(
         self,
@@ -112,13 +114,17 @@ class NativeCpuBackend(NativeEncoder):
         base_dtype: str,
         dtype: str,
         out: npt.NDArray[np.uint8],
+        comparison: Comparison | None = None,
     ) -> Iterator[int]:
         layer, done = self._open(params, stored), 0
+        wanted = None if comparison is None else comparison.target
         band = _BAND // FLOAT_WIDTHS[dtype]
         if params.row_keys:
             band = min(band, _SCATTERED_ROWS * params.grid.cols)
         while done < out.size:
-            done = self._core.dctq_decode(layer, base, _TYPES[base_dtype], out, _TYPES[dtype], band)
+            done = self._core.dctq_decode(layer, base, _TYPES[base_dtype], out, _TYPES[dtype], band, wanted)
+            if comparison is not None and done == out.size:
+                comparison.error = self._core.dctq_error(layer)
             yield done
 
     def _open(self, params: DctqParams, stored: StoredPayload) -> object:

@@ -12,6 +12,7 @@ from ..codec.floats import add_delta
 from ..codec.patches import join_patches
 from ..codec.transform import basis_matrix
 from ..codec.ulp import UlpParams, apply_ulp
+from .interface import Comparison
 from .numpy_encoder import NumpyEncoder
 
 __all__ = ["ReferenceBackend"]
@@ -79,6 +80,7 @@ class ReferenceBackend(NumpyEncoder):
         base_dtype: str,
         dtype: str,
         out: npt.NDArray[np.uint8],
+        comparison: Comparison | None = None,
     ) -> Iterator[int]:
         out[:] = self.apply_stored(params, stored, base, base_dtype, dtype)
         yield out.size

@@ -17,6 +17,7 @@ from ..codec.dctq import DctqParams, DctqPayload, StoredPayload, unpack_codes
 from ..codec.patches import PatchGrid
 from ..codec.transform import basis_matrix, largest_sum
 from ..codec.ulp import UlpParams, apply_ulp
+from .interface import Comparison
 from .native_encoder import NativeEncoder
 
 __all__ = ["TorchCpuBackend"]
@@ -65,6 +66,7 @@ class TorchCpuBackend(NativeEncoder):
         base_dtype: str,
         dtype: str,
         out: npt.NDArray[np.uint8],
+        comparison: Comparison | None = None,
     ) -> Iterator[int]:
         return _apply_tiles(params, unpack_codes(params, stored), base, base_dtype, dtype, out)
 

@@ -28,7 +28,7 @@ _LARGE_LIMIT = 32
 _NOISE_EDGE = 1.1
 """Singular values of a sample that are not above those of noise by so much stand for nothing that could be sent."""
 _SPARE = 4
-_BAND_WEIGHTS = 1 << 21
+_BAND_WEIGHTS = 1 << 22
 """Of a band: each has sums of its own, as large as the vectors."""
 
 Matrix = npt.NDArray[np.float32]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.interface import Backend
+from ..backends.interface import Backend, Comparison
 from ..codec import dctq, raw
 from ..codec.dctq import DctqParams
 from ..codec.floats import FLOAT_DTYPES
@@ -173,18 +174,23 @@ def apply_delta(
         stored = dctq.split_payload(params, payload)
     released, large = 0, result.size > workspace.largest // 2
     brought_in = params.brought_in(payload, result.size) if large else int
-    for done in backend.apply_bands(params, stored, base.data, base.dtype, target.dtype, result):
+    comparison = Comparison(target.data) if measured else None
+    for done in backend.apply_bands(params, stored, base.data, base.dtype, target.dtype, result, comparison):
         if brought_in(done) - released >= 2 * workspace.largest or done == result.size:
             released = brought_in(done)
             base.release(0, base.data.size)
+            if measured:
+                target.release(0, target.data.size)
             workspace.release()
     energy = 0.0
-    if measured:
+    if comparison is not None and comparison.error is not None:
+        energy = comparison.error
+    elif measured:
         after = Pair(decoded(result, target, workspace), target, (pair.rows, pair.cols))
         remaining = sum_delta(after, backend, workspace)
-        if not remaining.finite:
-            return None
-        energy = remaining.energy
+        energy = remaining.energy if remaining.finite else inf
+    if not isfinite(energy):
+        return None
     hasher = tensor_hasher()
     for start in range(0, result.size, _PIECE):
         hasher.update(result[start : start + _PIECE])

@@ -341,16 +341,28 @@ class Dctq(Protocol):
         """
 
     def dctq_decode(
-        self, layer: object, base: Buffer | None, base_type: int, out: Buffer, out_type: int, budget: int, /
+        self,
+        layer: object,
+        base: Buffer | None,
+        base_type: int,
+        out: Buffer,
+        out_type: int,
+        budget: int,
+        wanted: Buffer | None,
+        /,
     ) -> int:
         """Go on decoding for about ``budget`` elements; types are 0 BF16, 1 F16, 2 F32.
 
         Args:
             base: the base's bytes, or None for the delta itself, as float32. The same in every call, as ``out`` is.
+            wanted: what ``out`` is compared with, of its type and size.
 
         Returns:
             Bytes of ``out`` that are finished.
         """
+
+    def dctq_error(self, layer: object, /) -> float:
+        """Sum of the squared differences to what was wanted; infinite if one is not finite."""
 
 
 class Ulp(Protocol):

@@ -15,6 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddct_format.backends import get_backend
+from ddct_format.backends.encoder import Band
+from ddct_format.backends.interface import Comparison
+from ddct_format.backends.numpy_encoder import NumpyEncoder
 from ddct_format.codec.dctq import DctqParams, DctqPayload, StoredPayload, build_sections, split_payload
 from parity.paths import CORE_PATHS, computing_by
 
@@ -56,6 +59,28 @@ def test_bands_fill_memory_of_any_alignment(
     assert counts == sorted(set(counts)) and counts[-1] == out.size
     assert np.array_equal(out, expected)
     assert set(memory[:offset]) | set(memory[offset + out.size :]) == {0xA5}
+
+
+@pytest.mark.parametrize("path", CORE_PATHS)
+@settings(max_examples=30, deadline=None)
+@given(layers(), st.sampled_from(DTYPES), st.sampled_from(DTYPES), st.integers(0, 2**32 - 1), st.booleans())
+def test_a_comparison_on_the_way_is_that_of_the_result(
+    path: str, layer: tuple[DctqParams, DctqPayload], base_dtype: str, dtype: str, seed: int, finite: bool
+) -> None:
+    params, payload = layer
+    base = base_bytes(params.grid.rows * params.grid.cols, base_dtype, seed, finite=finite)
+    target = base_bytes(params.grid.rows * params.grid.cols, dtype, seed + 1, finite=True)
+    out, comparison = np.empty(target.size, dtype=np.uint8), Comparison(target)
+    with computing_by(path):
+        for _ in get_backend("cpu").apply_bands(
+            params, stored(params, payload), base, base_dtype, dtype, out, comparison
+        ):
+            pass
+    expected = NumpyEncoder().delta_sums(Band(out, dtype, target, dtype, params.grid.cols))
+    if expected.finite:
+        assert comparison.error == pytest.approx(expected.energy, rel=1e-6)
+    else:
+        assert comparison.error == np.inf
 
 
 @pytest.mark.parametrize("path", PATHS)

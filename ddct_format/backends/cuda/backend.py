@@ -14,7 +14,7 @@ from ...codec.floats import FLOAT_WIDTHS
 from ...codec.patches import PatchGrid
 from ...codec.ulp import UlpParams
 from ..encoder import Band
-from ..interface import Decoder
+from ..interface import Comparison, Decoder
 from ..native_cpu import NativeCpuBackend
 from ..torch_cpu import TorchCpuBackend
 from .device import is_out_of_memory
@@ -89,6 +89,7 @@ class CudaBackend(DeviceEncoder):
         base_dtype: str,
         dtype: str,
         out: npt.NDArray[np.uint8],
+        comparison: Comparison | None = None,
     ) -> Iterator[int]:
         for tile in _TILES:
             try:
@@ -104,7 +105,7 @@ class CudaBackend(DeviceEncoder):
                     raise
                 # Other processes may hold the device's memory: less of it gives the same bits, only later.
                 torch.cuda.empty_cache()
-        yield from _cpu().apply_bands(params, stored, base, base_dtype, dtype, out)
+        yield from _cpu().apply_bands(params, stored, base, base_dtype, dtype, out, comparison)
 
     def apply_ulp_bands(
         self,

@@ -169,10 +169,10 @@ static PyObject *dctq_decode(PyObject *module, PyObject *arguments) {
     static const ddct_dtype types[] = {DDCT_BF16, DDCT_F16, DDCT_F32};
     static const size_t widths[] = {2, 2, 4};
     PyObject *capsule;
-    Py_buffer base, out;
+    Py_buffer base, out, wanted;
     int base_type, type;
     unsigned long long budget;
-    if (!PyArg_ParseTuple(arguments, "Oz*iw*iK", &capsule, &base, &base_type, &out, &type, &budget))
+    if (!PyArg_ParseTuple(arguments, "Oz*iw*iKz*", &capsule, &base, &base_type, &out, &type, &budget, &wanted))
         return NULL;
     PyObject *result = NULL;
     open_layer *opened = PyCapsule_GetPointer(capsule, capsule_name);
@@ -180,10 +180,11 @@ static PyObject *dctq_decode(PyObject *module, PyObject *arguments) {
         dctq_layer *d = opened->layer;
         const uint64_t elements = d->rows * d->cols;
         if (!is_type(base_type) || !is_type(type) || (uint64_t)out.len != elements * widths[type] ||
-            (base.buf == NULL ? type != 2 : (uint64_t)base.len != elements * widths[base_type])) {
+            (base.buf == NULL ? type != 2 : (uint64_t)base.len != elements * widths[base_type]) ||
+            (wanted.buf != NULL && wanted.len != out.len)) {
             PyErr_SetString(PyExc_ValueError, "base or result is not of the layer's size");
         } else {
-            const dctq_target target = {base.buf, out.buf, types[base_type], types[type], widths[base_type], widths[type]};
+            const dctq_target target = {base.buf, out.buf, types[base_type], types[type], widths[base_type], widths[type], wanted.buf};
             bool done;
             WITHOUT_LOCK(elements, {
                 fenv_t environment; /* the host program may flush subnormals, or round otherwise */
@@ -200,11 +201,19 @@ static PyObject *dctq_decode(PyObject *module, PyObject *arguments) {
     }
     PyBuffer_Release(&base);
     PyBuffer_Release(&out);
+    PyBuffer_Release(&wanted);
     return result;
+}
+
+static PyObject *dctq_error(PyObject *module, PyObject *capsule) {
+    (void)module;
+    const open_layer *opened = PyCapsule_GetPointer(capsule, capsule_name);
+    return opened == NULL ? NULL : PyFloat_FromDouble(opened->layer->error);
 }
 
 PyMethodDef dctq_methods[] = {
     {"dctq_open", dctq_open, METH_VARARGS, NULL},
     {"dctq_decode", dctq_decode, METH_VARARGS, NULL},
+    {"dctq_error", dctq_error, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

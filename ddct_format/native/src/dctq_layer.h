@@ -63,6 +63,7 @@ typedef struct dctq_layer {
     dctq_scratch *scratch;
     dctq_class *classes;
     uint64_t next_row, next_column; /* of patches */
+    double error; /* squares of what the rows that are finished differ from `wanted` by; infinite if one is not finite */
 } dctq_layer;
 
 /* What the layer is applied to. */
@@ -71,6 +72,7 @@ typedef struct dctq_target {
     uint8_t *out;
     ddct_dtype base_dtype, dtype;
     size_t base_width, width; /* bytes of an element */
+    const uint8_t *wanted;    /* what `out` is compared with while it is in the caches; NULL for nothing */
 } dctq_target;
 
 /* Allocate and fill what decoding needs, the sizes, `classes`, `multipliers` and `left` being set; false if there is not

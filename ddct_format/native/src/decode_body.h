@@ -1,5 +1,7 @@
 /* dctq.v1 from packed symbols to result bytes, tile by tile; included by kernels_body.h once per instruction set. */
 
+#include <math.h>
+
 /* The next p² levels of a class with symbols; false if all are 0. */
 INLINE bool unpack_sparse(dctq_class *class, size_t count, int8_t *levels) {
     memset(levels, 0, count);
@@ -149,6 +151,20 @@ static void finish_rows(const dctq_layer *d, const dctq_target *to, uint32_t hei
     }
 }
 
+/* Rows of a row of patches against what is wanted. */
+static void compare_rows(dctq_layer *d, const dctq_target *to, uint32_t height) {
+    const element_type type = to->dtype == DDCT_BF16 ? ELEMENT_BF16 : to->dtype == DDCT_F16 ? ELEMENT_F16 : ELEMENT_F32;
+    for (uint32_t i = 0; i < height; i++) {
+        uint64_t row = d->next_row * d->patch + i;
+        row = d->row_order == NULL ? row : d->row_order[row];
+        const size_t place = row * d->cols * to->width;
+        const encode_band band = {
+            .base = to->out + place, .target = to->wanted + place, .base_type = type, .target_type = type, .rows = 1, .cols = d->cols};
+        const encode_sums sums = kernels()->encode->sums(&band);
+        d->error += sums.finite ? sums.energy : INFINITY;
+    }
+}
+
 static void prepare_low_rank_rows(const dctq_layer *d, uint64_t first, uint32_t height) {
 #if defined(USE_AVX512) && HAVE_AMX
     if (d->right_tiles != NULL) {
@@ -196,6 +212,8 @@ static bool decode_some(dctq_layer *d, const dctq_target *to, uint64_t budget) {
         }
         if (d->column_place != NULL)
             finish_rows(d, to, height);
+        if (to->wanted != NULL)
+            compare_rows(d, to, height);
     }
     return true;
 }

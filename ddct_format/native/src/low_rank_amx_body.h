@@ -22,19 +22,21 @@ static void add_low_rank_tiles(const dctq_layer *d, uint64_t column, size_t coun
     int32_t sums[3][TILE_ROWS][16] __attribute__((aligned(64)));
     const size_t depth = (d->rank + TILE_ROW_BYTES - 1) / TILE_ROW_BYTES, tile = TILE_ROWS * TILE_ROW_BYTES;
     begin_tiles();
-    for (uint32_t row = 0; row < d->patch; row += TILE_ROWS)
+    for (uint32_t row = 0; row < d->patch; row += TILE_ROWS) {
         for (size_t c = 0; c < count; c += 16) {
             const uint8_t *right = d->right_tiles + (column + c) / 16 * depth * tile;
             TILE_CLEAR(0);
             TILE_CLEAR(1);
             TILE_CLEAR(2);
             for (size_t part = 0; part < depth; part++, right += tile) {
+                if (depth > 1 || c == 0) { /* with up to 64 terms, left factors stay where they are */
+                    TILE_LOAD(3, d->scratch->factor_bytes[0][row] + part * TILE_ROW_BYTES, MAX_RANK);
+                    TILE_LOAD(4, d->scratch->factor_bytes[1][row] + part * TILE_ROW_BYTES, MAX_RANK);
+                    TILE_LOAD(5, d->scratch->factor_bytes[2][row] + part * TILE_ROW_BYTES, MAX_RANK);
+                }
                 TILE_LOAD(6, right, TILE_ROW_BYTES);
-                TILE_LOAD(3, d->scratch->factor_bytes[0][row] + part * TILE_ROW_BYTES, MAX_RANK);
                 TILE_PRODUCT(tdpbusd, 0, 3, 6);
-                TILE_LOAD(4, d->scratch->factor_bytes[1][row] + part * TILE_ROW_BYTES, MAX_RANK);
                 TILE_PRODUCT(tdpbusd, 1, 4, 6);
-                TILE_LOAD(5, d->scratch->factor_bytes[2][row] + part * TILE_ROW_BYTES, MAX_RANK);
                 TILE_PRODUCT(tdpbssd, 2, 5, 6);
             }
             TILE_STORE(0, sums[0], TILE_ROW_BYTES);
@@ -48,5 +50,6 @@ static void add_low_rank_tiles(const dctq_layer *d, uint64_t column, size_t coun
                 store_f32_wide(place, load_f32_wide(place) + product);
             }
         }
+    }
     end_tiles();
 }
