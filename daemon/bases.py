@@ -56,8 +56,11 @@ def named_base(directory: Path) -> str | None:
         sidecars = sorted(path for pattern in _SIDECARS for path in place.glob(pattern) if path.is_file())
         sources += [(path, _SIDECAR_KEY) for path in sidecars[:_MAX_SIDECARS]]
     for path, pattern in sources:
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            match = pattern.search(file.read(_MAX_HINT_BYTES).decode("utf-8", "replace"))
+        with contextlib.suppress(OSError):
+            if not path.is_file():  # opening a named pipe would wait for a writer
+                continue
+            with path.open("rb") as file:
+                match = pattern.search(file.read(_MAX_HINT_BYTES).decode("utf-8", "replace"))
             if match is not None:
                 return match[1]
     return None

@@ -232,9 +232,11 @@ def _read_tracker(listing: Listing) -> str:
     name = _TRACKERS.get(listing.kind)
     if name is None:
         return ""
-    directory = listing.path if listing.kind is Kind.TRAINER else listing.path.parent
+    path = (listing.path if listing.kind is Kind.TRAINER else listing.path.parent) / name
     try:
-        with (directory / name).open("rb") as file:
+        if not path.is_file():  # opening a named pipe would wait for a writer
+            return ""
+        with path.open("rb") as file:
             return file.read(100).decode("ascii", "replace").strip()
     except OSError:
         return ""
@@ -312,6 +314,8 @@ def _global_step(path: Path) -> tuple[int | None, str | None]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for a writer
+        raise ValueError("no regular file")
     with path.open("rb") as file:
         raw = file.read(_MAX_JSON_BYTES + 1)
     if len(raw) > _MAX_JSON_BYTES:

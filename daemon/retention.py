@@ -75,8 +75,11 @@ def best_checkpoints(listings: Iterable[Listing]) -> set[str]:
     for listing in listings:
         if listing.kind is not Kind.TRAINER:
             continue
+        state = listing.path / "trainer_state.json"
         try:
-            with (listing.path / "trainer_state.json").open("rb") as file:
+            if not state.is_file():  # opening a named pipe would wait for a writer
+                continue
+            with state.open("rb") as file:
                 named = json.loads(file.read(_MAX_STATE_BYTES)).get("best_model_checkpoint")
         except (OSError, ValueError, AttributeError, RecursionError):
             continue

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import struct
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from daemon_models import tuned_tensors, write_model
 from fake_trainer import write_checkpoint
 from safetensors.numpy import save_file
 
+from ddct_daemon.bases import named_base
 from ddct_daemon.completeness import Facts, Verdict, inspect, judge
 from ddct_daemon.listing import FileStat, Kind, Listing, list_checkpoint
+from ddct_daemon.retention import best_checkpoints
 
 
 @pytest.fixture
@@ -242,3 +246,16 @@ def test_the_judgement_is_a_pure_function_of_listing_and_facts(tmp_path: Path) -
         global_step=5,
     )
     assert judge(listing, facts) == Verdict(weights=True, resumable=True, reason="")
+
+
+def test_nobody_waits_for_the_writer_of_a_named_pipe(checkpoint: Path) -> None:
+    for name in ("trainer_state.json", "README.md", "adapter_config.json", "model.safetensors.index.json"):
+        (checkpoint / name).unlink(missing_ok=True)
+        os.mkfifo(checkpoint / name)
+    signal.alarm(30)  # rather than for ever
+    assert_unfinished(checkpoint, "trainer_state.json is not complete")
+    listing = list_checkpoint(checkpoint.parent, checkpoint.name)
+    assert listing is not None
+    assert best_checkpoints([listing]) == set()
+    assert named_base(checkpoint) is None
+    signal.alarm(0)
