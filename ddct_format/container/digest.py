@@ -57,6 +57,18 @@ class TensorHasher:
                 self._leaf = hashlib.sha256()
                 self._leaf_size = 0
 
+    def extend(self, other: TensorHasher) -> None:
+        """Take as the next bytes what another hasher has taken, which is of no use any more then.
+
+        Raises:
+            ValueError: the bytes so far end within a leaf.
+        """
+        if self._leaf_size:
+            raise ValueError("the next bytes do not begin a leaf")
+        self._leaves += other._leaves
+        self._leaf, self._leaf_size = other._leaf, other._leaf_size
+        self._size += other._size
+
     def hexdigest(self) -> str:
         """64 lower-case hexadecimal digits; more bytes may still follow."""
         outer = hashlib.sha256(self._size.to_bytes(8, "little"))

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
@@ -258,7 +259,8 @@ class ArchiveWriter:
 
         Args:
             metadata: describes all that was appended.
-            check: called with the path of the complete file before it gets its name; may raise.
+            check: called with the path of the complete file before it gets its name, while the disk is still writing;
+                may raise.
 
         Raises:
             InvalidError, UnsupportedError: a reader would refuse the metadata, or they do not
@@ -293,9 +295,12 @@ class ArchiveWriter:
         temporary = temporary_path(self.path.parent)
         with _storage(self.path):
             try:
-                file_sha256 = self._write(temporary, [build_preamble(preamble), stored, table])
-                if check is not None:
-                    check(temporary)
+                with _new_file(temporary) as descriptor, ThreadPoolExecutor(max_workers=1) as disk:
+                    file_sha256 = self._write(descriptor, [build_preamble(preamble), stored, table])
+                    on_disk = disk.submit(os.fsync, descriptor)
+                    if check is not None:
+                        check(temporary)
+                    on_disk.result()
                 publish_file(temporary, self.path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -330,26 +335,32 @@ class ArchiveWriter:
         """In the order of the file."""
         return ([self._file_spool] if self._file_spool is not None else []) + self._layer_spools
 
-    def _write(self, path: Path, head: Sequence[bytes]) -> str:
+    def _write(self, descriptor: int, head: Sequence[bytes]) -> str:
+        """Write the file, and return its SHA-256."""
         hasher = hashlib.sha256()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            for part in head:
-                hasher.update(part)
-                write_all(descriptor, part)
-            for spool in self._spools():
-                for _, starts, _ in spool.in_order():
-                    for start in range(starts[0], starts[-1], _COPY_SIZE):
-                        size = min(_COPY_SIZE, starts[-1] - start)
-                        piece = os.pread(spool.file.fileno(), size, start)
-                        if len(piece) != size:
-                            raise OSError(errno.EIO, "a temporary file was truncated")
-                        hasher.update(piece)
-                        write_all(descriptor, piece)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        for part in head:
+            hasher.update(part)
+            write_all(descriptor, part)
+        for spool in self._spools():
+            for _, starts, _ in spool.in_order():
+                for start in range(starts[0], starts[-1], _COPY_SIZE):
+                    size = min(_COPY_SIZE, starts[-1] - start)
+                    piece = os.pread(spool.file.fileno(), size, start)
+                    if len(piece) != size:
+                        raise OSError(errno.EIO, "a temporary file was truncated")
+                    hasher.update(piece)
+                    write_all(descriptor, piece)
         return hasher.hexdigest()
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[int]:
+    """A descriptor for writing."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

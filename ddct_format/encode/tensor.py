@@ -13,6 +13,7 @@ from ..backends.interface import Backend, Comparison
 from ..codec import dctq, raw
 from ..codec.dctq import DctqParams
 from ..codec.floats import FLOAT_DTYPES
+from ..container.digest import LEAF_SIZE, TensorHasher
 from ..container.dtypes import DTYPE_BITS, tensor_nbytes
 from ..container.zstd_frame import Effort
 from ..native.digest import tensor_hasher
@@ -39,7 +40,7 @@ __all__ = [
 
 DCTQ_EFFORT: Final = "entropy"
 """Packed symbols hold no matches that are worth looking for: all other parameters together save 0.03 % at most."""
-_PIECE = 4 << 20
+_PIECE = 64 * LEAF_SIZE
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -191,9 +192,15 @@ def apply_delta(
         energy = remaining.energy if remaining.finite else inf
     if not isfinite(energy):
         return None
+
+    def digest(start: int) -> TensorHasher:
+        part = tensor_hasher()
+        part.update(result[start : start + _PIECE])
+        return part
+
     hasher = tensor_hasher()
-    for start in range(0, result.size, _PIECE):
-        hasher.update(result[start : start + _PIECE])
+    for part in workspace.spread(digest, range(0, result.size, _PIECE)):
+        hasher.extend(part)
         workspace.release()
     layer = _dctq_layer(encoded, sections, hasher.hexdigest(), result)
     return layer, energy

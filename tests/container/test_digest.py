@@ -54,6 +54,21 @@ def test_leaves_are_64_kib(size: int) -> None:
     assert tensor_digest(data) == forge.digest_of(data)
 
 
+@given(st.lists(st.sampled_from([0, 65536, 131072, 196608]), max_size=4), st.integers(0, 70000))
+def test_parts_of_whole_leaves_may_be_hashed_by_themselves(sizes: list[int], last: int) -> None:
+    hasher, whole = TensorHasher(), bytearray()
+    for number, size in enumerate([*sizes, last]):
+        data = bytes([number + 1]) * size
+        part = TensorHasher()
+        part.update(data)
+        hasher.extend(part)
+        whole += data
+    assert hasher.hexdigest() == tensor_digest(bytes(whole))
+    if last % 65536:
+        with pytest.raises(ValueError, match="leaf"):
+            hasher.extend(TensorHasher())
+
+
 def test_the_digest_of_an_array_is_that_of_its_bytes() -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     assert tensor_digest(array) == tensor_digest(array.tobytes())
