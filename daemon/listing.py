@@ -164,7 +164,7 @@ def _list(path: Path, name: str, root: Path) -> Listing | None:
     files: list[FileStat] = []
     directories: list[str] = []
     _walk(path, "", files, directories)
-    if not path.is_dir():
+    if not _is_directory(path):
         return None
     marked = path != root and os.path.lexists(path.with_name(f"{path.name}-unfinished"))
     files.sort(key=lambda file: file.path)
@@ -208,7 +208,7 @@ def _scan(directory: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _is_directory(entry: os.DirEntry[str]) -> bool:
+def _is_directory(entry: os.DirEntry[str] | Path) -> bool:
     try:
         return entry.is_dir()
     except OSError:

@@ -123,3 +123,20 @@ def test_what_has_a_name_that_is_not_utf8_is_left_out_and_said_once(
     for _ in range(2):
         assert [listing.name for listing in list_checkpoints(tmp_path)] == ["run/checkpoint-1"]
     assert caplog.text.count("not UTF-8") == 1
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user's of mode 0744: the names in it are known, but nothing else, and root may look all the same."""
+    for run in ("ours", "theirs"):
+        touch(tmp_path / run / "checkpoint-1" / "model.safetensors")
+    stat = Path.stat
+
+    def refusing(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.parent.name == "theirs":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    assert [listing.name for listing in list_checkpoints(tmp_path)] == ["ours/checkpoint-1"]
