@@ -52,7 +52,7 @@ def check_command(
     public: bool,
     layout: Literal["folders", "tags"] | None,
     as_json: bool,
-) -> None:
+) -> int:
     from ..hub import HubOptions, check_hub, open_hub
 
     steps = []
@@ -62,8 +62,11 @@ def check_command(
             click.echo(f"{'ok  ' if step.problem is None else 'FAIL'}  {step.promise}")
             for finding in step.findings:
                 click.echo(f"note  {finding}")
+    problems = [HubError(step.problem, place=hub) for step in steps if step.problem is not None]
     if as_json:
-        print_json({"steps": [asdict(step) for step in steps]})
-    problems = [step.problem for step in steps if step.problem is not None]
-    if problems:
-        raise HubError(problems[0], place=hub)
+        error = {"error": problems[0].as_dict()} if problems else {}
+        print_json({"steps": [asdict(step) for step in steps], **error})
+    for problem in problems[:1]:
+        click.echo(f"ddct: error: {problem}", err=True)
+        return problem.exit_status
+    return 0

@@ -95,3 +95,9 @@ def test_the_command_fails_with_the_status_of_hubs(tmp_path: Path) -> None:
     assert done.returncode == 11
     assert "FAIL" in done.stdout
     assert "hf_secret" not in done.stdout + done.stderr
+    assert done.stderr.startswith("ddct: error: ") and done.stderr.count("\n") == 1
+    told = ddct("hub", "check", "hf://acme/x", "--endpoint", "http://127.0.0.1:9", "--json", HF_TOKEN="hf_secret")
+    assert told.returncode == 11
+    document = json.loads(told.stdout)  # one object, what was kept until then and the error
+    assert document["steps"][-1]["problem"] == document["error"]["reason"]
+    assert document["error"]["exit_status"] == 11
