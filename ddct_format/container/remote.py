@@ -98,8 +98,8 @@ class HttpSource:
         HubError: the server refuses, fails, or does not support ranges.
     """
 
-    read_size = 1 << 62
-    """A payload is worth one request, however large: its size was checked against the reader's budget."""
+    read_size = 16 << 20
+    """A request costs a fraction of a second, and what it brings is in memory, whole."""
 
     def __init__(self, url: str, *, name: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         self.name = name or url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -116,6 +117,28 @@ def test_listing_costs_one_request(server: _Server) -> None:
         assert len(archive.tensors) == 41
     assert server.requests == 1
     assert server.sent == FIRST_READ
+
+
+def test_no_request_brings_more_than_memory_should_hold(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive may be larger than memory: it is read, whole or a tensor of it, in pieces."""
+    assert HttpSource.read_size <= 64 << 20
+    largest = 0
+    request = HttpSource._request
+
+    def measured(source: HttpSource, offset: int, length: int) -> bytes:
+        nonlocal largest
+        largest = max(largest, length)
+        return request(source, offset, length)
+
+    monkeypatch.setattr(HttpSource, "_request", measured)
+    monkeypatch.setattr(HttpSource, "read_size", 64 << 10)
+    with open_archive(server.url) as archive:
+        assert archive.reader.stored_size("zz.weight") > 4 * archive.metadata.chunk_size
+        largest = 0
+        archive.reader.payload("zz.weight", 0)
+        archive.reader.verify_chunks()
+        archive.authenticate(hashlib.sha256(server.data).hexdigest())
+        assert 0 < largest <= max(64 << 10, archive.metadata.chunk_size)
 
 
 def test_one_tensor_costs_its_own_bytes_and_at_most_one_more_request(server: _Server, models: Path) -> None:
