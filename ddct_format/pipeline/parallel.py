@@ -159,7 +159,7 @@ class Crew:
     def spread(self, work: Callable[[Item], Result], items: Iterable[Item], *, urgent: bool = True) -> Iterator[Result]:
         """The results of ``work`` for the parts of one thing, in their order, by this thread and by those that help.
 
-        At most one more result than there are threads waits for the caller.
+        Three parts for each thread are handed out or wait for the caller: whoever comes free finds one to help with.
 
         Args:
             urgent: help is asked for before anything else is begun; else only if a thread is idle now.
@@ -171,7 +171,7 @@ class Crew:
         waiting: deque[_Job[Item, Result]] = deque()
         try:
             for item in items:
-                while len(waiting) > self.threads:
+                while len(waiting) >= 3 * self.threads:
                     yield self._next_result(queue, waiting)
                 waiting.append(self._put(queue, work, item))
             while waiting:

@@ -67,13 +67,18 @@ class Forecast:
         """Encode the model, its tensors in any order, changing steps on the way where that is needed."""
         self._done = {}
         names = list(self._encoding.presets)
+        last: Encoded | None = None
         for part in self._parts(names):
             for item in self._encoding.encode_all(part):
                 self._done[item.record.name] = Encoded(item.record, (), item.noise, item.energy, item.stored)
-                yield item
+                if last is not None:  # it is written while the next part has begun
+                    yield last
+                last = item
             for goal in self._goals:
                 if goal.in_bytes:
                     self._correct(goal)
+        if last is not None:
+            yield last
 
     def finished(self) -> list[Encoded]:
         """What the last pass made, without the payloads, in the archive's order."""
