@@ -18,7 +18,8 @@ __all__ = ["RANK_LIMIT", "WHOLE", "Factors", "factorise"]
 RANK_LIMIT = 64
 """Every term costs the decoder a multiplication per weight."""
 _OVERSAMPLING = 8
-_POWER_ITERATIONS = 1
+_POWER_ITERATIONS, _SAMPLE_ITERATIONS = 1, 2
+"""Before the one that decomposes, of a whole matrix and of a sample, which shows weak directions less well."""
 WHOLE = 1 << 22
 """Up to so many weights a matrix is decomposed as a whole. Of a larger one a sample of rows tells the directions, which
 one power iteration over all rows then makes precise (spec/adr/0501-one-pass-analysis.md)."""
@@ -98,7 +99,7 @@ def factorise(
         wanted = min(_SAMPLE_WEIGHTS, max(whole, 4 * large_limit * pair.cols))
         rows = min(_SAMPLE_ROWS, max(wanted // pair.cols, 1))
         sample = pair.take(spread_rows(pair.rows, rows, 1))
-        vectors, found = _directions(sample, scale, encoder, workspace, large_limit + _OVERSAMPLING)
+        vectors, found = _directions(sample, scale, encoder, workspace, large_limit + _OVERSAMPLING, _SAMPLE_ITERATIONS)
         vectors = np.ascontiguousarray(vectors[:, : found + _SPARE])
     step = _power(pair, scale, encoder, workspace, vectors)
     return Factors(*_decompose(step.projected, step.returned, limit), step.row_squares, step.col_squares)
@@ -125,10 +126,12 @@ def _power(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, vec
     return PowerStep(projected, returned, row_squares, col_squares)
 
 
-def _directions(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, width: int) -> tuple[Matrix, int]:
+def _directions(
+    pair: Pair, scale: float, encoder: Encoder, workspace: Workspace, width: int, iterations: int = _POWER_ITERATIONS
+) -> tuple[Matrix, int]:
     """Orthonormal right vectors, the strongest first, and how many of them rise above the noise."""
     vectors = _signs(pair.cols, min(width, pair.rows, pair.cols))
-    for _ in range(_POWER_ITERATIONS):
+    for _ in range(iterations):
         vectors = _orthonormal(_power(pair, scale, encoder, workspace, vectors).returned)
     step = _power(pair, scale, encoder, workspace, vectors)
     values, _, vectors = _decompose(step.projected, step.returned, width)
@@ -140,7 +143,7 @@ def _directions(pair: Pair, scale: float, encoder: Encoder, workspace: Workspace
 
 def _signs(rows: int, cols: int) -> Matrix:
     """1 and -1 at random, always the same: as good a beginning as normal numbers, and cheaper."""
-    bits = np.random.default_rng(0).integers(0, 256, -(-rows * cols // 8), dtype=np.uint8)
+    bits = np.random.default_rng(3).integers(0, 256, -(-rows * cols // 8), dtype=np.uint8)
     signs = np.unpackbits(bits, count=rows * cols).astype(np.float32)
     signs *= 2
     signs -= 1
