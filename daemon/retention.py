@@ -26,7 +26,8 @@ from .state import Entry, Stage
 __all__ = ["RetentionPolicy", "base_checkpoints", "best_checkpoints", "removable", "remove_checkpoint", "verify_remote"]
 
 _MAX_STATE_BYTES = 256 << 20
-_REMOVING = ".tmp-removing-"
+_MOVED, _REMOVING = ".tmp-moved-", ".tmp-removing-"
+"""In hidden names of a checkpoint: until it was looked at again, and from then on, when it may be removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,8 @@ def remove_checkpoint(watch: Path, name: str, fingerprint: str, log: Path, why: 
     """Remove the directory if it is still as it was published; whether it was.
 
     It gets a hidden name first, in one step: nobody sees half a checkpoint under its own, and what somebody wrote until
-    then is found and given back. A link is left alone. What a removal that was killed left is removed, too.
+    then is found and given back. A link is left alone. What a removal that was killed left is removed, too, or given
+    back if it was not looked at again.
 
     Raises:
         StorageError: the log cannot be written (nothing is removed then), or the directory cannot be removed.
@@ -127,25 +129,32 @@ def remove_checkpoint(watch: Path, name: str, fingerprint: str, log: Path, why: 
     if listing is None or listing.fingerprint != fingerprint or path.is_symlink():
         return False
     try:
-        for leftover in path.parent.glob(f".*{_REMOVING}????????"):
-            shutil.rmtree(leftover)
+        _clear(path.parent)
         with log.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} remove {path}: {why}\n")
             file.flush()
             os.fsync(file.fileno())
-        hidden = path.with_name(f".{path.name}{_REMOVING}{secrets.token_hex(4)}")
-        path.rename(hidden)
-        if not listing.is_unchanged_at(hidden):
-            _give_back(hidden, path)
+        token = secrets.token_hex(4)
+        moved = path.rename(path.with_name(f".{path.name}{_MOVED}{token}"))
+        if not listing.is_unchanged_at(moved):
+            _give_back(moved, path)
             return False
-        shutil.rmtree(hidden)
+        shutil.rmtree(moved.rename(path.with_name(f".{path.name}{_REMOVING}{token}")))
     except OSError as error:
         raise StorageError((error.strerror or str(error)).lower(), place=path) from error
     return True
 
 
-def _give_back(hidden: Path, path: Path) -> None:
+def _clear(folder: Path) -> None:
+    """Do away with what removals that were killed left here."""
+    for leftover in folder.glob(f".*{_REMOVING}????????"):
+        shutil.rmtree(leftover)
+    for leftover in folder.glob(f".*{_MOVED}????????"):
+        _give_back(leftover, folder / leftover.name[1 : leftover.name.rindex(_MOVED)])
+
+
+def _give_back(moved: Path, path: Path) -> None:
     try:
-        hidden.rename(path)
+        moved.rename(path)
     except OSError:  # somebody has made a new one
-        hidden.rename(path.with_name(f"{path.name}-kept-{secrets.token_hex(4)}"))
+        moved.rename(path.with_name(f"{path.name}-kept-{secrets.token_hex(4)}"))

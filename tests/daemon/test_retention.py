@@ -143,6 +143,16 @@ def test_what_a_killed_removal_left_is_removed_by_the_next(tmp_path: Path) -> No
     assert not list(path.parent.iterdir())
 
 
+def test_what_a_killed_removal_had_not_looked_at_again_is_given_back(tmp_path: Path) -> None:
+    path, fingerprint = checkpoint_on_disk(tmp_path)
+    leftover = path.with_name(".checkpoint-0.tmp-moved-0123abcd")
+    leftover.mkdir()
+    (leftover / "optimizer.pt").write_bytes(b"more")
+    assert remove_checkpoint(tmp_path, "run/checkpoint-1", fingerprint, tmp_path / "log", "why")
+    assert [place.name for place in path.parent.iterdir()] == ["checkpoint-0"]
+    assert (path.parent / "checkpoint-0/optimizer.pt").read_bytes() == b"more"
+
+
 def configure(world: World, dry_run: str) -> None:
     world.configure(more=f"[retention]\nkeep_last = 1\ndry_run = {dry_run}")
 
