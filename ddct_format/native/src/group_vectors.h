@@ -3,6 +3,7 @@
 #ifndef DDCT_NATIVE_GROUP_VECTORS_H
 #define DDCT_NATIVE_GROUP_VECTORS_H
 
+#include "ddct_ulp_kernels.h"
 #include "encode_kernels.h"
 
 #include <stdbool.h>
@@ -27,6 +28,9 @@ typedef struct {
 typedef struct group_vectors {
     /* The group of each context plus `row_key`; fills up to a multiple of 64 with the first one's. */
     void (*find)(const narrow_groups *table, const uint16_t *contexts, uint32_t row_key, size_t count, uint8_t *groups);
+    /* The same from the predictions' patterns, of 16 bits, and the columns' keys, which may be NULL. */
+    void (*find_16)(const narrow_groups *table, const ddct_ulp_code *code, const uint8_t *patterns, uint32_t row_key,
+                    const uint8_t *column_keys, size_t count, uint8_t *groups);
     /* Adds the elements of each group to `counts`. */
     void (*count)(const narrow_groups *table, const uint8_t *groups, size_t count, uint64_t *counts);
     /* The next symbol of the group of each element. Lists those that are `first_long` or more; how many they are. */
@@ -38,6 +42,10 @@ typedef struct group_vectors {
                   uint8_t (*waiting)[WAITING_SYMBOLS], uint32_t *counts, uint8_t *present);
     /* Lists the symbols that are `least` or more; how many they are. */
     size_t (*list_long)(const uint8_t *symbols, size_t count, uint32_t least, uint16_t *long_ones);
+    /* The targets, of 16 bits, from the predictions' patterns, which may be those that they replace; false if one is out
+     * of range. */
+    bool (*store_16)(const ddct_ulp_code *code, const uint8_t *patterns, const uint16_t *magnitudes,
+                     const uint8_t *symbols, size_t count, uint8_t *out);
 } group_vectors;
 
 /* False if the contexts at which groups change lie too far apart. */

@@ -147,6 +147,7 @@ static PyObject *ulp_open(PyObject *module, PyObject *arguments) {
         .group_of = d->group_of,
     };
     g->vectors = narrow_groups_of(d->group_of, DDCT_ULP_CONTEXTS, &g->narrow) ? kernels()->group_vectors : NULL;
+    g->in_place = g->vectors != NULL && g->width == 2 && g->before_type == g->type;
     kernels()->ulp_make_code(g->type, shift, &g->code);
     while (d->first_long < g->code.alphabet && g->code.extra_bits[d->first_long] == 0)
         d->first_long++;

@@ -7,6 +7,7 @@ typedef struct ulp_tile {
     uint16_t contexts[ULP_TILE];
     uint16_t long_ones[ULP_TILE + GROUP_SLACK]; /* elements whose symbols have extra bits */
     uint8_t groups[ULP_TILE], symbols[ULP_TILE];
+    uint16_t magnitudes_16[ULP_TILE];
 } ulp_tile;
 
 /* Patterns of elements [first, first + count) of the prediction. */
@@ -49,19 +50,34 @@ static size_t load_tile(const ulp_grouping *g, uint64_t row, uint64_t column, ul
     return count;
 }
 
+/* The groups of the next tile of a row, by vectors; how many elements it has. Patterns of 16 bits stay where they are. */
+static size_t find_tile(const ulp_grouping *g, uint64_t row, uint64_t column, ulp_tile *tile) {
+    if (!g->in_place) {
+        const uint8_t *ignored;
+        const size_t count = load_tile(g, row, column, tile, &ignored);
+        g->vectors->find(&g->narrow, tile->contexts, row_key(g, row), count, tile->groups);
+        return count;
+    }
+    const size_t count = g->cols - column < ULP_TILE ? (size_t)(g->cols - column) : ULP_TILE;
+    g->vectors->find_16(&g->narrow, &g->code, g->before + 2 * (row * g->cols + column), row_key(g, row),
+                        g->column_keys == NULL ? NULL : g->column_keys + column, count, tile->groups);
+    return count;
+}
+
 static void ulp_count_groups(const ulp_grouping *g, uint64_t counts[256]) {
     uint64_t parts[4][256] = {{0}}; /* neighbours are often of the same group: four counters do not wait for one another */
     ulp_tile tile;
     for (uint64_t row = 0; row < g->rows; row++)
         for (uint64_t column = 0; column < g->cols;) {
+            if (g->vectors != NULL) {
+                const size_t count = find_tile(g, row, column, &tile);
+                g->vectors->count(&g->narrow, tile.groups, count, parts[0]);
+                column += count;
+                continue;
+            }
             const uint8_t *group_of;
             size_t count = load_tile(g, row, column, &tile, &group_of), i = 0;
             column += count;
-            if (g->vectors != NULL) {
-                g->vectors->find(&g->narrow, tile.contexts, row_key(g, row), count, tile.groups);
-                g->vectors->count(&g->narrow, tile.groups, count, parts[0]);
-                continue;
-            }
             for (; i + 4 <= count; i += 4)
                 for (size_t part = 0; part < 4; part++)
                     parts[part][group_of[tile.contexts[i + part]]]++;
@@ -171,38 +187,49 @@ static size_t take_symbols(const uint8_t **restrict next, const uint8_t *restric
     return found;
 }
 
+/* What a symbol with extra bits stands for: takes them. */
+INLINE uint32_t long_magnitude(ulp_layer *d, uint32_t group, uint32_t symbol) {
+    const ddct_ulp_code *code = &d->grouping.code;
+    return code->first[symbol] + (uint32_t)read_extra_bits(d, &d->cursors[group], code->extra_bits[symbol]);
+}
+
 /* The next tile; false if a target lies out of range. Moves the layer on. */
 static bool decode_ulp_tile(ulp_layer *d, uint8_t *out) {
     const ulp_grouping *g = &d->grouping;
     const ddct_ulp_code *code = &g->code;
     const uint8_t *group_of;
     ulp_tile tile;
-    const size_t count = load_tile(g, d->row, d->column, &tile, &group_of);
+    const size_t count = g->vectors != NULL ? find_tile(g, d->row, d->column, &tile)
+                                            : load_tile(g, d->row, d->column, &tile, &group_of);
     if (count > d->readable) {
         refill(d);
         d->readable = ULP_TILE;
     }
     d->readable -= count;
-    size_t long_ones;
-    if (g->vectors != NULL) {
-        g->vectors->find(&g->narrow, tile.contexts, row_key(g, d->row), count, tile.groups);
-        long_ones = g->vectors->take(&g->narrow, tile.groups, count, d->first_long, d->next, tile.symbols, tile.long_ones);
-    } else {
-        long_ones = take_symbols(d->next, group_of, d->first_long, count, &tile);
-    }
-    for (size_t i = 0; i < count; i++)
-        tile.magnitudes[i] = (tile.symbols[i] + 1u) >> 1;
-    for (size_t n = 0; n < long_ones; n++) {
-        const size_t i = tile.long_ones[n];
-        const uint32_t symbol = tile.symbols[i];
-        ulp_cursor *cursor = &d->cursors[tile.groups[i]];
-        tile.magnitudes[i] = code->first[symbol] + (uint32_t)read_extra_bits(d, cursor, code->extra_bits[symbol]);
-    }
+    const size_t long_ones = g->vectors != NULL ? g->vectors->take(&g->narrow, tile.groups, count, d->first_long, d->next,
+                                                                   tile.symbols, tile.long_ones)
+                                                : take_symbols(d->next, group_of, d->first_long, count, &tile);
+    const uint8_t *patterns = g->before + (d->row * g->cols + d->column) * g->width;
     out += (d->row * g->cols + d->column) * g->width;
     d->column += count;
     if (d->column == g->cols) {
         d->column = 0;
         d->row++;
+    }
+    if (g->in_place) {
+        for (size_t i = 0; i < count; i++)
+            tile.magnitudes_16[i] = (uint16_t)((tile.symbols[i] + 1u) >> 1);
+        for (size_t n = 0; n < long_ones; n++) {
+            const size_t i = tile.long_ones[n];
+            tile.magnitudes_16[i] = (uint16_t)long_magnitude(d, tile.groups[i], tile.symbols[i]);
+        }
+        return g->vectors->store_16(code, patterns, tile.magnitudes_16, tile.symbols, count, out);
+    }
+    for (size_t i = 0; i < count; i++)
+        tile.magnitudes[i] = (tile.symbols[i] + 1u) >> 1;
+    for (size_t n = 0; n < long_ones; n++) {
+        const size_t i = tile.long_ones[n];
+        tile.magnitudes[i] = long_magnitude(d, tile.groups[i], tile.symbols[i]);
     }
     return g->width == 2 ? store_targets2(code, &tile, count, out) : store_targets4(code, &tile, count, out);
 }

@@ -32,6 +32,7 @@ typedef struct ulp_grouping {
     ddct_ulp_code code;
     const group_vectors *vectors; /* NULL where elements are taken one by one */
     narrow_groups narrow;
+    bool in_place; /* the prediction's patterns are read where they lie: they are of 16 bits, and there are `vectors` */
 } ulp_grouping;
 
 typedef struct ulp_layer {
