@@ -27,8 +27,8 @@ _SEEMING_BITS = 0.72
 _LEAST_ZEROS = 0.35
 """Below this share of zeros, runs never pay."""
 _KEY_ROUNDS = 3
-_MAX_GROUPS = 48
-"""More would save a few hundredths of a per cent, and take every reader time."""
+_MAX_GROUPS = 32
+"""More would save a tenth of a per cent of the largest tensors, and take every reader time."""
 _SAMPLE = 1 << 16
 _PIECE = 8 << 20
 _SCALE_WEIGHTS = 1 << 18
