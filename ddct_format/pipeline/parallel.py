@@ -20,6 +20,9 @@ DEFAULT_MEMORY: Final = 1 << 30
 FEW_BYTES: Final = 256
 """How many results may wait for their turn that take no memory worth mentioning."""
 
+_NEXT_PART: Final = 0.005
+"""Seconds in which the next part of a large thing is ready, for it takes about as long to work on one."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -118,6 +121,7 @@ class Crew:
         self._things: deque[_Job[Any, Any]] = deque()
         self._parts: deque[_Job[Any, Any]] = deque()
         self._idle = 0
+        self._spreading = 0  # urgent parts
         self._closed = False
         self._members = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
         for member in self._members:
@@ -169,6 +173,8 @@ class Crew:
             return
         queue = self._urgent if urgent else self._parts
         waiting: deque[_Job[Item, Result]] = deque()
+        with self._changed:
+            self._spreading += urgent
         try:
             for item in items:
                 while len(waiting) >= 3 * self.threads:
@@ -177,6 +183,8 @@ class Crew:
             while waiting:
                 yield self._next_result(queue, waiting)
         finally:
+            with self._changed:
+                self._spreading -= urgent
             for job in waiting:
                 self._take(queue, job)
 
@@ -212,6 +220,8 @@ class Crew:
         while True:
             with self._changed:
                 self._idle += 1
+                if self._spreading and not self._urgent and not self._closed:
+                    self._changed.wait(_NEXT_PART)
                 while not any(self._queues()) and not self._closed:
                     self._changed.wait()
                 self._idle -= 1
