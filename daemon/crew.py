@@ -147,6 +147,11 @@ class Crew:
             self._ledger.save(recover(entry, archive_there=bool(entry.archive), copy_there=bool(entry.decoded)))
         self._packing = self._publishing = self._removing = None
 
+    def drop_outdated_copies(self) -> None:
+        """Remove the decoded copies that nothing will be packed against any more."""
+        for outdated in outdated_copies(self._ledger.entries, self._config.chain):
+            self._drop_copy(outdated)
+
     def remove_hub_leftovers(self) -> None:
         """Remove what interrupted uploads left on the hub, if it can be reached now."""
         try:
@@ -188,7 +193,7 @@ class Crew:
                     decoded=entry.archive if result["decoded"] else "",
                 )
             )
-            self._drop_outdated_copies()
+            self.drop_outdated_copies()
             return
         archive, entry = entry.archive, replace(entry, archive="", link="", links=0)
         if result["outcome"] == "changed":
@@ -221,11 +226,7 @@ class Crew:
             )
         )
         self._state.remove_archive(archive, keep_decoded=bool(entry.decoded))
-        self._drop_outdated_copies()
-
-    def _drop_outdated_copies(self) -> None:
-        for outdated in outdated_copies(self._ledger.entries, self._config.chain):
-            self._drop_copy(outdated)
+        self.drop_outdated_copies()
 
     def _drop_copy(self, entry: Entry) -> None:
         """Forget the decoded copy of a checkpoint, then remove it."""

@@ -91,6 +91,7 @@ class _Service:
 
     def run(self) -> None:
         self._ledger.recover(self._state)
+        self._crew.drop_outdated_copies()  # of a life that ended just after it had published
         self._crew.remove_hub_leftovers()
         hints = Hints(self._config.watch_path, self._wake) if self._config.events else None
         commands = Commands(self._config.watch_path, self._state, self._ledger, self._sightings, self._look)

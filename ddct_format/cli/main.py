@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -65,6 +66,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be anything
+    _allow_many_files()
     try:
         status: Any = cli.main(prog_name="ddct", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -78,6 +80,17 @@ def main() -> None:
         _end(BudgetError("the machine has no memory left"))
     except OSError as error:  # of what is printed, say: all else is told by where it happens
         _end(StorageError((error.strerror or str(error)).lower(), place=error.filename))
+
+
+def _allow_many_files() -> None:
+    """As many open files as this process may allow itself: every shard of a model is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (1 << 16, 10240):  # macOS refuses more than the second
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < limit:
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                return
 
 
 def _end(error: DdctError | click.ClickException | None) -> NoReturn:

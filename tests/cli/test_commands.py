@@ -213,6 +213,25 @@ def test_names_that_no_terminal_can_show_are_told_all_the_same(models: Path, tmp
     assert json.loads(done.stdout)["archive"] == os.fsdecode(path)
 
 
+def test_a_model_may_have_more_shards_than_a_shell_lets_open(models: Path, tmp_path: Path) -> None:
+    names = [f"model-{number:03}.safetensors" for number in range(80)]
+    for model, noise in (("base", 0.0), ("tuned", 0.01)):
+        (tmp_path / model).mkdir()
+        for name in names:
+            save_file({name: torch.ones(4) + noise}, tmp_path / model / name, {"format": "pt"})
+        index = {"metadata": {}, "weight_map": {name: name for name in names}}
+        (tmp_path / model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    def with_few_files(*arguments: object) -> None:
+        command = ["sh", "-c", 'ulimit -Sn 64 && exec "$@"', "sh", sys.executable, "-m", "ddct_format"]
+        done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    with_few_files("pack", tmp_path / "base", tmp_path / "tuned", tmp_path / "t.ddct", "--preset", "exact")
+    with_few_files("unpack", tmp_path / "t.ddct", "--base", tmp_path / "base", tmp_path / "out")
+    assert (tmp_path / "out" / names[79]).read_bytes() == (tmp_path / "tuned" / names[79]).read_bytes()
+
+
 def test_help_and_version() -> None:
     result = ddct("--help")
     assert result.returncode == 0

@@ -14,7 +14,7 @@ from daemon_models import base_tensors, nearest_seed
 from daemon_world import DigestTree, World
 
 from ddct_daemon.chains import dependents, link_for, natural, outdated_copies
-from ddct_daemon.state import Entry, Stage
+from ddct_daemon.state import Entry, Journal, Stage
 from ddct_format import open_archive, pull
 from ddct_format.hub import open_hub
 
@@ -187,6 +187,22 @@ def test_a_chain_goes_on_in_the_next_life_of_the_daemon(world: World) -> None:
     world.stop()
     assert_comes_back(world, 2)
     assert len(world.leftovers()) == len(copies(world)) == 1
+
+
+def test_a_copy_that_a_killed_daemon_had_no_time_to_remove_is_removed_by_the_next(world: World) -> None:
+    """Killed when the second checkpoint was published, before the first one's copy was dropped."""
+    world.configure(chain=3)
+    world.start()
+    for step in (1, 2):
+        publish(world, step)
+    world.stop()
+    with Journal(world.state / "journal.sqlite3") as journal:
+        journal.save(replace(journal.load()["checkpoint-1"], decoded="0123456789abcdef/archive.ddct"))
+    (world.state / "spool" / "0123456789abcdef" / "model").mkdir(parents=True)
+    world.start()
+    world.stop()
+    (copy,) = copies(world)
+    assert copy.parent.name != "0123456789abcdef"
 
 
 def survive_kills(world: World, kills: int) -> None:
