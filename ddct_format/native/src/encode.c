@@ -285,7 +285,7 @@ static size_t count_members(const uint8_t *class_map, size_t patches, int number
     return members;
 }
 
-/* A bytes object of `size` bytes at most; `begin` is where they lie. */
+/* A bytes object of `size` bytes; `begin` is where they lie. */
 static PyObject *new_bytes(size_t size, uint8_t **begin) {
     PyObject *object = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     *begin = object == NULL ? NULL : (uint8_t *)PyBytes_AsString(object);
@@ -297,35 +297,27 @@ static PyObject *pack_sparse_class(const Py_buffer *symbols, const Py_buffer *cl
                                    unsigned alphabet) {
     const encode_table *encode = kernels()->encode;
     const size_t patches = (size_t)class_map->len, count = count_members(class_map->buf, patches, number) * values;
-    size_t runs_size = 0, long_runs = 0, packed_size = 0;
-    uint8_t *to_runs, *to_packed = NULL, *others = malloc(count + RUN_SLACK);
-    PyObject *runs = new_bytes(count + count / 255 + RUN_SLACK, &to_runs), *packed = NULL;
+    size_t size = 0, found = 0;
+    uint8_t *others = malloc(count + RUN_SLACK), *runs = malloc(count + count / 255 + RUN_SLACK), *to;
+    PyObject *packed = NULL, *result = NULL;
     if (others != NULL && runs != NULL) {
         WITHOUT_LOCK(symbols->len, {
-            runs_size = encode->pack_runs(symbols->buf, values, class_map->buf, patches, number, to_runs, others);
-            for (size_t i = 0; i < runs_size; i++)
-                long_runs += to_runs[i] == 255;
+            size = encode->pack_runs(symbols->buf, values, class_map->buf, patches, number, runs, others);
+            for (size_t i = 0; i < size; i++)
+                found += runs[i] != 255;
         });
-        const size_t found = runs_size - long_runs;
-        packed = new_bytes(alphabet > 2 ? found : 0, &to_packed);
+        const uint32_t per_byte = symbols_per_byte(alphabet > 2 ? alphabet - 1 : 2);
+        packed = new_bytes(alphabet > 2 ? found / per_byte + (found % per_byte > 0) : 0, &to);
         if (packed != NULL && alphabet > 2)
-            WITHOUT_LOCK(symbols->len, packed_size = encode->pack_flat(others, found, alphabet - 1,
-                                                                       symbols_per_byte(alphabet - 1), to_packed));
+            WITHOUT_LOCK(symbols->len, encode->pack_flat(others, found, alphabet - 1, per_byte, to));
+    } else {
+        PyErr_NoMemory();
     }
+    if (packed != NULL)
+        result = Py_BuildValue("(y#N)", (char *)runs, (Py_ssize_t)size, packed);
+    free(runs);
     free(others);
-    if (packed == NULL) {
-        if (!PyErr_Occurred())
-            PyErr_NoMemory();
-        Py_XDECREF(runs);
-        return NULL;
-    }
-    /* Where these fail, they drop the object and set an exception. */
-    if (_PyBytes_Resize(&runs, (Py_ssize_t)runs_size) < 0 || _PyBytes_Resize(&packed, (Py_ssize_t)packed_size) < 0) {
-        Py_XDECREF(runs);
-        Py_XDECREF(packed);
-        return NULL;
-    }
-    return Py_BuildValue("(NN)", runs, packed);
+    return result;
 }
 
 static PyObject *pack_dense_class(const Py_buffer *symbols, const Py_buffer *class_map, int number, size_t values,
