@@ -133,16 +133,17 @@ def check_written(
 
 
 def check_base_digests(metadata: Metadata, base: Checkpoint, threads: int, progress: Progress | None = None) -> None:
-    """Compare the digests of the base that an archive names with the base's bytes.
+    """Compare the digests of the base that an archive names with the base's bytes, once while the base is open.
 
     Raises:
         BaseMismatchError: one is another.
     """
-    records = [record for record in metadata.tensors if record.base is not None]
+    records = [record for record in metadata.tensors if record.base not in (None, base.digests.get(record.name))]
     tally = Tally(sum(record.nbytes for record in records), "checking base", progress)
     names = [record.name for record in records]
     digests = map_ordered(partial(digest_stored, base), names, threads, ahead=FEW_BYTES)
     for record, found in zip(records, digests, strict=True):
         if found != record.base:
             raise BaseMismatchError("the base tensor has other contents", place=base.path, tensor=record.name)
+        base.digests[record.name] = found
         tally.add(record.nbytes)

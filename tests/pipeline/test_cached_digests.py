@@ -11,7 +11,7 @@ from models import base_model, fine_tune, write_model
 from safetensors.torch import save_file
 
 from ddct_format import errors, pack, verify
-from ddct_format.checkpoint import default_cache, open_checkpoint
+from ddct_format.checkpoint import Checkpoint, default_cache, open_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +19,9 @@ def cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DDCT_CACHE", str(tmp_path / "cache"))
 
 
-def phases(*arguments: Path, **options: bool) -> set[str]:
+def phases(base: Path | Checkpoint, tuned: Path, out: Path, **options: bool) -> set[str]:
     seen: set[str] = set()
-    pack(*arguments, preset="paper", progress=lambda done, total, what: seen.add(what), **options)
+    pack(base, tuned, out, preset="paper", progress=lambda done, total, what: seen.add(what), **options)
     return seen
 
 
@@ -37,6 +37,14 @@ def test_the_base_is_digested_once_for_two_fine_tunes(base: Path, tuned: Path, t
     assert "reading base" not in phases(base, tuned, tmp_path / "2.ddct")
     assert (tmp_path / "1.ddct").read_bytes() == (tmp_path / "2.ddct").read_bytes()
     verify(tmp_path / "2.ddct", base)
+
+
+def test_cached_digests_are_compared_once_while_the_base_is_open(base: Path, tuned: Path, tmp_path: Path) -> None:
+    phases(settled(base), tuned, tmp_path / "0.ddct")
+    with open_checkpoint(base) as opened:
+        seen = [phases(opened, tuned, tmp_path / f"{number}.ddct") for number in (1, 2)]
+    assert ["checking base" in each for each in seen] == [True, False]
+    assert not any("reading base" in each for each in seen)
 
 
 def test_no_cache_without_verification_or_when_it_is_refused(base: Path, tuned: Path, tmp_path: Path) -> None:
