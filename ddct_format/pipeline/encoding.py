@@ -30,6 +30,7 @@ from ..encode.workspace import Workspace
 from ..errors import ConfigError
 from .analyses import Analyses
 from .drafts import Draft, Sample, SamplePlan, plan_samples, take_sample
+from .freed_memory import return_freed_memory
 from .parallel import DEFAULT_MEMORY, Crew
 from .self_check import check_decodes_to
 from .workspace import BudgetWorkspace
@@ -121,6 +122,8 @@ class Encoding:
         }
         self._memory = memory if memory >= _PLENTY else memory - _RESERVE
         self._room, self._room_of_large = _rooms(memory)
+        if memory < _PLENTY:
+            return_freed_memory()
         self.analyses = Analyses(self._memory // 16, writer.path.parent)
         self.steps: dict[str, float] = {}
         self.writer = writer
