@@ -29,6 +29,8 @@ _LARGE_LIMIT = 32
 _NOISE_EDGE = 1.1
 """Singular values of a sample that are not above those of noise by so much stand for nothing that could be sent."""
 _SPARE = 4
+_SMALL = 1 << 18
+"""So few weights show weak directions no better than a sample does."""
 _BAND_WEIGHTS = 1 << 22
 """Of a band: each has sums of its own, as large as the vectors."""
 
@@ -94,7 +96,8 @@ def factorise(
         whole: weights of the former at most, and of a sample of the latter, where that has rows enough for the terms.
     """
     if pair.elements <= whole:
-        vectors, _ = _directions(pair, scale, encoder, workspace, limit + _OVERSAMPLING)
+        iterations = _SAMPLE_ITERATIONS if pair.elements <= _SMALL else _POWER_ITERATIONS
+        vectors, _ = _directions(pair, scale, encoder, workspace, limit + _OVERSAMPLING, iterations)
     else:
         wanted = min(_SAMPLE_WEIGHTS, max(whole, 4 * large_limit * pair.cols))
         rows = min(_SAMPLE_ROWS, max(wanted // pair.cols, 1))
