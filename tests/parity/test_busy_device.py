@@ -112,6 +112,7 @@ def test_shortages_are_told_from_other_errors(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
     assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: unknown error"))  # unless the device is full
 
 
 @pytest.mark.gpu
@@ -127,12 +128,12 @@ def test_a_limit_is_kept_as_others_see_it_and_nearly_nothing_is_enough(models: P
         packed_and_unpacked(models, "large", "free")
         unlimited = free - least() - taken_by_cuda
     print(f"MiB: CUDA {taken_by_cuda >> 20}, limited {limited >> 20}, unlimited {unlimited >> 20}")
-    with filled_device(taken_by_cuda + (16 << 20)):
-        packed_and_unpacked(models, "large", "squeezed")
+    for left in (16, 8, 4):
+        with filled_device(taken_by_cuda + (left << 20)):
+            packed_and_unpacked(models, "large", f"squeezed-{left}")
     assert unlimited > LIMIT + SLACK  # so the limit was felt
     assert limited <= LIMIT + SLACK
-    assert same_as_on_the_cpu(models, "limited")
-    assert same_as_on_the_cpu(models, "squeezed")
+    assert all(same_as_on_the_cpu(models, out) for out in ("limited", "squeezed-16", "squeezed-8", "squeezed-4"))
 
 
 @pytest.mark.gpu

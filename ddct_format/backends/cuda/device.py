@@ -16,6 +16,9 @@ __all__ = ["find_devices", "is_out_of_memory", "limit_memory", "limited_growth",
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SHORTAGES = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 """In what torch, its libraries, Triton and the driver say when the device has no memory left."""
+_UNKNOWN = ("CUDA error: unknown error", "error 999 of CUDA")
+_NO_ROOM = 64 << 20
+"""Free bytes of a device below which the driver may be unable to load a kernel, which it calls an unknown error."""
 
 
 def find_devices(name: str) -> list[torch.device]:
@@ -43,7 +46,18 @@ def find_devices(name: str) -> list[torch.device]:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether the device's memory was what was missing; only torch's own allocator has a class for that."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(word in str(error) for word in _SHORTAGES)
+    if isinstance(error, torch.cuda.OutOfMemoryError) or any(word in str(error) for word in _SHORTAGES):
+        return True
+    return any(word in str(error) for word in _UNKNOWN) and _is_full()
+
+
+def _is_full() -> bool:
+    """Whether a device that is in use has next to no free memory; no if CUDA answers nothing any more."""
+    try:
+        used = {number for number in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(number)}
+        return any(torch.cuda.mem_get_info(number)[0] < _NO_ROOM for number in used | {torch.cuda.current_device()})
+    except (RuntimeError, AssertionError):
+        return False
 
 
 def _can_start(device: torch.device) -> bool:
