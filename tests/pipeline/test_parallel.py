@@ -13,26 +13,34 @@ from hypothesis import strategies as st
 from ddct_format.pipeline.parallel import Crew, map_ordered
 
 
+class Held:
+    """The costs of what is held, by number, and the most that they came to while there were several."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._costs: dict[int, int] = {}
+        self.worst = 0
+
+    def add(self, item: tuple[int, int]) -> int:
+        number, cost = item
+        with self._lock:
+            self._costs[number] = cost
+            self.worst = max(self.worst, sum(self._costs.values()) if len(self._costs) > 1 else 0)
+        return number
+
+    def remove(self, number: int) -> None:
+        with self._lock:
+            del self._costs[number]
+
+
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 4), st.integers(1, 60))
 def test_costs_in_flight_fit_the_budget(costs: list[int], threads: int, budget: int) -> None:
-    lock = threading.Lock()
-    held: dict[int, int] = {}
-    worst = 0
-
-    def work(item: tuple[int, int]) -> int:
-        nonlocal worst
-        with lock:
-            held[item[0]] = item[1]
-            worst = max(worst, sum(held.values()) if len(held) > 1 else 0)
-        return item[0]
-
-    order = []
-    for number in map_ordered(work, list(enumerate(costs)), threads, cost=lambda item: item[1], budget=budget):
+    held, order = Held(), []
+    for number in map_ordered(held.add, list(enumerate(costs)), threads, cost=lambda item: item[1], budget=budget):
         order.append(number)
-        with lock:
-            del held[number]
+        held.remove(number)
     assert order == list(range(len(costs)))
-    assert worst <= budget
+    assert held.worst <= budget
 
 
 def test_no_more_results_than_threads_and_one_wait_for_the_caller() -> None:
@@ -58,24 +66,18 @@ def test_the_first_error_in_order_is_raised_and_the_rest_dropped() -> None:
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 4), st.integers(1, 60))
 def test_costs_of_what_a_crew_works_on_fit_the_budget(costs: list[int], threads: int, budget: int) -> None:
-    lock = threading.Lock()
-    held: dict[int, int] = {}
-    worst = 0
+    held = Held()
 
     def work(item: tuple[int, int]) -> int:
-        nonlocal worst
-        with lock:
-            held[item[0]] = item[1]
-            worst = max(worst, sum(held.values()) if len(held) > 1 else 0)
+        number = held.add(item)
         time.sleep(0)
-        with lock:
-            del held[item[0]]
-        return item[0]
+        held.remove(number)
+        return number
 
     with Crew(threads) as crew:
         found = list(crew.finished(work, list(enumerate(costs)), cost=lambda item: item[1], budget=budget))
     assert sorted(found) == list(range(len(costs)))
-    assert worst <= budget
+    assert held.worst <= budget
 
 
 @given(st.integers(0, 40), st.integers(1, 4), st.booleans())
