@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..checkpoint import Checkpoint, DigestCache
 from ..native.digest import tensor_hasher
-from .parallel import DEFAULT_MEMORY, FEW_BYTES, map_ordered
+from .parallel import map_finished
 from .progress import Progress, Tally
 
 __all__ = ["digest_model", "digest_stored"]
@@ -45,15 +45,7 @@ def digest_model(
     # The largest first: none of them is left over at the end, for one thread alone.
     names = sorted((name for name in model.tensors if name not in known), key=lambda name: -model.tensors[name].nbytes)
     tally = Tally(sum(model.tensors[name].nbytes for name in names), what, progress)
-    work = map_ordered(
-        lambda name: digest_stored(model, name),
-        names,
-        threads,
-        cost=lambda name: min(_PIECE, model.tensors[name].nbytes),
-        budget=DEFAULT_MEMORY,
-        ahead=FEW_BYTES,
-    )
-    for name, digest in zip(names, work, strict=True):
+    for name, digest in map_finished(lambda name: (name, digest_stored(model, name)), names, threads):
         model.digests[name] = digest
         tally.add(model.tensors[name].nbytes)
     digests = {name: model.digests.get(name) or known[name] for name in model.tensors}

@@ -12,13 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, Final, Generic, Self, TypeVar
 
-__all__ = ["DEFAULT_MEMORY", "FEW_BYTES", "Crew", "default_threads", "map_finished", "map_ordered"]
+__all__ = ["DEFAULT_MEMORY", "Crew", "default_threads", "map_finished", "map_ordered"]
 
 DEFAULT_MEMORY: Final = 1 << 30
 """Bytes of working set for pack, unpack and verify unless the caller says otherwise."""
-
-FEW_BYTES: Final = 256
-"""How many results may wait for their turn that take no memory worth mentioning."""
 
 _NEXT_PART: Final = 0.005
 """Seconds in which the next part of a large thing is ready, for it takes about as long to work on one."""
@@ -39,9 +36,8 @@ def map_ordered(
     *,
     cost: Callable[[Item], int] | None = None,
     budget: int = DEFAULT_MEMORY,
-    ahead: int = 1,
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` in the order of ``items``; at most ``threads + ahead`` results exist at a time.
+    """Yield ``work(item)`` in the order of ``items``; at most ``threads + 1`` results exist at a time.
 
     The threads share numpy, zlib-like and hash work, all of which release the interpreter's lock. The first exception
     in item order is raised; what was not started is dropped.
@@ -51,7 +47,6 @@ def map_ordered(
             next result. Items are handed out while their costs fit ``budget`` together; one that does not fit it at
             all runs alone.
         budget: in bytes.
-        ahead: how many items may be finished before their turn, while a large one keeps the others waiting.
     """
     with ThreadPoolExecutor(max_workers=threads) as pool:
         waiting: deque[tuple[Future[Result], int]] = deque()
@@ -59,7 +54,7 @@ def map_ordered(
         try:
             for item in items:
                 need = 0 if cost is None else cost(item)
-                while waiting and (len(waiting) >= threads + ahead or used + need > budget):
+                while waiting and (len(waiting) > threads or used + need > budget):
                     future, taken = waiting.popleft()
                     yield future.result()
                     used -= taken
@@ -77,8 +72,8 @@ def map_finished(
     items: Iterable[Item],
     threads: int,
     *,
-    cost: Callable[[Item], int],
-    budget: int,
+    cost: Callable[[Item], int] | None = None,
+    budget: int = DEFAULT_MEMORY,
 ) -> Iterator[Result]:
     """:meth:`Crew.finished` by threads of its own."""
     with Crew(threads) as crew:
@@ -140,7 +135,12 @@ class Crew:
             member.join()
 
     def finished(
-        self, work: Callable[[Item], Result], items: Iterable[Item], *, cost: Callable[[Item], int], budget: int
+        self,
+        work: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        cost: Callable[[Item], int] | None = None,
+        budget: int = DEFAULT_MEMORY,
     ) -> Iterator[Result]:
         """Yield ``work(item)`` as each is finished, in any order: a large item does not keep the others waiting.
 
@@ -153,7 +153,7 @@ class Crew:
         """
         running: dict[Future[Result], int] = {}
         for item in items:
-            need = cost(item)
+            need = 0 if cost is None else cost(item)
             while running and (len(running) >= 2 * self.threads or sum(running.values()) + need > budget):
                 yield from _finished(running)
             running[self._put(self._things, work, item).future] = need

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import google_crc32c
@@ -29,7 +28,7 @@ from ..encode.workspace import Workspace
 from ..errors import BaseMismatchError, CorruptError
 from .archive import open_archive
 from .digests import digest_stored
-from .parallel import FEW_BYTES, map_ordered
+from .parallel import map_finished
 from .progress import Progress, Tally
 
 __all__ = ["check_base_digests", "check_decodes_to", "check_written"]
@@ -117,14 +116,14 @@ def check_written(
         payloads = [(record, index) for record in metadata.tensors for index in range(len(record.layers))]
         tally = Tally(sum(record.layers[index].size for record, index in payloads), "reading back", progress)
 
-        def checksum(item: tuple[TensorRecord, int]) -> int:
+        def checksum(item: tuple[TensorRecord, int]) -> tuple[TensorRecord, int, int]:
+            record, index = item
             found = 0
-            for piece in reader.payload_pieces(item[0].name, item[1]):
+            for piece in reader.payload_pieces(record.name, index):
                 found = google_crc32c.extend(found, piece)
-            return found
+            return record, index, found
 
-        found_all = map_ordered(checksum, payloads, threads, ahead=FEW_BYTES)
-        for (record, index), found in zip(payloads, found_all, strict=True):
+        for record, index, found in map_finished(checksum, payloads, threads):
             if found != checksums[record.name, index]:
                 raise CorruptError(
                     f"the payload of layer {index} that was written is another", place=path, tensor=record.name
@@ -140,9 +139,7 @@ def check_base_digests(metadata: Metadata, base: Checkpoint, threads: int, progr
     """
     records = [record for record in metadata.tensors if record.base not in (None, base.digests.get(record.name))]
     tally = Tally(sum(record.nbytes for record in records), "checking base", progress)
-    names = [record.name for record in records]
-    digests = map_ordered(partial(digest_stored, base), names, threads, ahead=FEW_BYTES)
-    for record, found in zip(records, digests, strict=True):
+    for record, found in map_finished(lambda record: (record, digest_stored(base, record.name)), records, threads):
         if found != record.base:
             raise BaseMismatchError("the base tensor has other contents", place=base.path, tensor=record.name)
         base.digests[record.name] = found
